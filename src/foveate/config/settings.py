@@ -1,0 +1,239 @@
+"""Every setting of a run: frozen, bounded, documented under its own field.
+
+The dotted path of a field (``recipe.learning_rate``) is its TOML key, its command-line flag and
+its name in error messages. Ranges of augmentation live in `foveate.config.augmentation`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ByteSize, Field, PositiveInt, field_validator, model_validator
+
+from foveate.config.augmentation import AugmentConfig
+from foveate.config.section import NamedSection, Section
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class DecodeConfig(Section):
+    """How files become pixels."""
+
+    background: tuple[int, int, int] = (255, 255, 255)
+    """Colour (red, green, blue; 0 to 255) that shows through transparent pixels."""
+    range_16bit: tuple[int, int] | None = None
+    """Values of a 16-bit image that become black and white; such images are refused without it."""
+    max_pixels: PositiveInt = 200_000_000
+    """Images whose header announces more pixels are refused before they are decoded."""
+
+
+class ColumnConfig(Section):
+    """What metadata columns hold, where the inferred kind is not the right one."""
+
+    numeric: tuple[str, ...] = ()
+    """Metadata columns to read as numbers."""
+    categorical: tuple[str, ...] = ()
+    """Metadata columns to read as categories, even where they hold numbers."""
+    log: tuple[str, ...] = ()
+    """Numeric columns (all values above -1) to pass through log(1 + x) before scaling."""
+
+
+class MaskConfig(Section):
+    """What the values of a segmentation mask mean."""
+
+    ignore: Annotated[int, Field(ge=0, le=255)] | None = None
+    """Mask value that marks unlabelled pixels: neither trained on nor scored."""
+    class_names: tuple[str, ...] = ()
+    """Names of the mask values in ascending order; the values themselves when empty."""
+
+
+class SplitConfig(Section):
+    """How rows without a given split are divided."""
+
+    validation: Share = 0.1
+    """Share of the rows held out to choose the best epoch."""
+    test: Share = 0.1
+    """Share of the rows held out for the final judgement."""
+
+    @model_validator(mode="after")
+    def _leave_some_to_train(self) -> SplitConfig:
+        if self.validation + self.test >= 1.0:
+            raise ValueError(f"validation + test must be below 1, but got {self.validation + self.test}")
+        return self
+
+
+class DataConfig(Section):
+    """What to train on."""
+
+    image: str = "image"
+    """Column of image paths, or the sub-folder that holds the images."""
+    label: str | None = None
+    """Column of class labels; `label` is used if the table has it and no mask is named."""
+    mask: str | None = None
+    """Column of mask paths, or the sub-folder that holds the masks."""
+    metadata: tuple[str, ...] = ()
+    """Columns to feed the model beside the image."""
+    group: str | None = None
+    """Column whose equal values never fall into different splits (a patient, a scene)."""
+    split: str | None = None
+    """Column that says `train`, `validation` or `test` for each row."""
+    weight: str | None = None
+    """Column of sample weights, zero or positive."""
+    image_size: tuple[PositiveInt, PositiveInt] | None = None
+    """(height, width) in pixels the model sees; the backbone's native size when not set."""
+    batch_size: PositiveInt = 32
+    """Samples the loader yields at once."""
+    columns: ColumnConfig = ColumnConfig()
+    """Declared kinds of the metadata columns."""
+    masks: MaskConfig = MaskConfig()
+    """Meaning of mask values."""
+    splits: SplitConfig = SplitConfig()
+    """Shares of the splits that the data does not give."""
+    decode: DecodeConfig = DecodeConfig()
+    """From file to pixels."""
+
+    @field_validator("image_size", mode="before")
+    @classmethod
+    def _square(cls, value: Any) -> Any:
+        one = isinstance(value, int | str) or (isinstance(value, list | tuple) and len(value) == 1)
+        if not one:
+            return value
+        side = value if isinstance(value, int | str) else value[0]
+        return (side, side)
+
+
+class LoaderConfig(Section):
+    """How fast and how far ahead batches are read."""
+
+    threads: PositiveInt | None = None
+    """Threads that read, decode and augment; one per processor when not set."""
+    queue: ByteSize = ByteSize(256 * 1024**2)
+    """Most memory that batches waiting for the model may take, such as "256MiB"."""
+
+
+class ModelConfig(Section):
+    """The network."""
+
+    backbone: str = "efficientnet_lite0"
+    """Name in the backbone table, or "module:function" that builds a Keras model."""
+    weights: str = "auto"
+    """`imagenet`, `none`, a weights file, or `auto`: imagenet where the backbone has them."""
+    pooling: Literal["average", "max", "both"] = "average"
+    """How the backbone's last feature map becomes one vector (classification)."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.2
+    """Share of head features dropped at random in training."""
+    l1: Annotated[float, Field(ge=0.0)] = 0.0
+    """L1 penalty on the head's kernel."""
+    l2: Annotated[float, Field(ge=0.0)] = 0.0
+    """L2 penalty on the head's kernel."""
+    fusion: Literal["concatenate", "film"] = "concatenate"
+    """How metadata joins the image: beside its features, or by scaling and shifting them (FiLM)."""
+    decoder_channels: tuple[PositiveInt, ...] = (256, 128, 64, 32, 16)
+    """Channels of the U-Net decoder from the bottleneck up (segmentation)."""
+
+
+class OptimizerConfig(NamedSection):
+    """The update rule."""
+
+    name: Literal["adamw", "adam", "sgd", "rmsprop"] = "adamw"
+    """Update rule."""
+    weight_decay: Annotated[float, Field(ge=0.0)] = 1e-4
+    """Decoupled weight decay; never applied to biases and normalization (adamw, sgd)."""
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
+    """Momentum (sgd, rmsprop)."""
+    clip_norm: Annotated[float, Field(gt=0.0)] | None = None
+    """Largest global norm of the gradient; longer ones are shortened to it."""
+
+
+class ScheduleConfig(NamedSection):
+    """The learning rate over a stage, relative to its peak."""
+
+    name: Literal["constant", "cosine", "one_cycle", "cyclical", "step", "plateau"] = "cosine"
+    """Shape of the schedule."""
+    warmup: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05
+    """Share of the stage over which the rate rises linearly from zero."""
+    floor: Share = 0.0
+    """Lowest rate, as a share of the peak."""
+    cycles: PositiveInt = 4
+    """Number of triangles (cyclical) or of drops (step)."""
+    factor: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.3
+    """What a drop multiplies the rate by (step, plateau)."""
+    patience: PositiveInt = 2
+    """Epochs without improvement before a drop (plateau)."""
+
+
+class LossConfig(NamedSection):
+    """What training minimizes."""
+
+    name: Literal["auto", "cross_entropy", "focal", "dice", "cross_entropy_dice"] = "auto"
+    """Loss; `auto` is cross_entropy for labels, cross_entropy_dice for masks."""
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Share of the target spread evenly over all classes."""
+    gamma: Annotated[float, Field(ge=0.0)] = 2.0
+    """Focusing exponent (focal)."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """`balanced` weighs classes (pixels for masks) by the inverse of their frequency."""
+
+
+class StoppingConfig(Section):
+    """When to stop a stage early."""
+
+    monitor: str = "val_loss"
+    """Value to watch, such as `val_loss` or `val_accuracy`; also chooses the best epoch."""
+    patience: Annotated[int, Field(ge=0)] = 0
+    """Epochs without improvement before the stage ends; 0 never stops early."""
+
+
+class RecipeConfig(Section):
+    """How to train."""
+
+    learning_rate: Annotated[float, Field(gt=0.0)] = 1e-3
+    """Peak learning rate of the frozen stage, or of training from scratch."""
+    epochs: PositiveInt = 10
+    """Epochs with a frozen backbone, or of training from scratch."""
+    fine_tune_epochs: Annotated[int, Field(ge=0)] | None = None
+    """Epochs with an unfrozen backbone; 5 when not set and the backbone is pretrained."""
+    fine_tune_learning_rate: Annotated[float, Field(gt=0.0)] | None = None
+    """Peak learning rate of the fine_tune stage; a fifth of `learning_rate` when not set."""
+    unfreeze: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Share of the backbone's layers, counted from the top, that the fine_tune stage trains."""
+    gradient_accumulation_steps: PositiveInt = 1
+    """Batches whose gradients are averaged into one step."""
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
+    """Arithmetic of the layers; logits and loss are float32 under any."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """Update rule; a bare string is its name."""
+    schedule: ScheduleConfig = ScheduleConfig()
+    """Learning rate over a stage; a bare string is its name."""
+    loss: LossConfig = LossConfig()
+    """What is minimized; a bare string is its name."""
+    stopping: StoppingConfig = StoppingConfig()
+    """Early stopping and the choice of the best epoch."""
+
+
+class RuntimeConfig(Section):
+    """What computes."""
+
+    backend: Literal["auto", "tensorflow", "jax", "torch"] = "auto"
+    """Keras backend; `auto` takes KERAS_BACKEND, else the first installed of the three."""
+
+
+class RunConfig(Section):
+    """Everything a user can state about a run."""
+
+    task: Literal["auto", "classification", "segmentation"] = "auto"
+    """What is predicted; `auto` looks for labels and masks."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """The one seed: splits, initial weights, order, augmentation."""
+    data: DataConfig = DataConfig()
+    """What to train on."""
+    augment: AugmentConfig = AugmentConfig()
+    """Random changes to training images."""
+    loader: LoaderConfig = LoaderConfig()
+    """Reading ahead."""
+    model: ModelConfig = ModelConfig()
+    """The network."""
+    recipe: RecipeConfig = RecipeConfig()
+    """How to train."""
+    runtime: RuntimeConfig = RuntimeConfig()
+    """What computes."""
