@@ -1,0 +1,33 @@
+# Everything happens in .venv, which each target makes or completes first.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: quickstart test check bench clean
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(RUN)/python || $(PYTHON) -m venv $(VENV)
+	$(RUN)/python -m pip install --quiet --disable-pip-version-check \
+		--constraint constraints.txt \
+		--editable '.[tensorflow,jax,torch,weights,quickstart,dev]'
+	touch $@
+
+quickstart: $(READY)
+	$(RUN)/foveate quickstart
+
+test: $(READY)
+	$(RUN)/python -m pytest
+
+check: $(READY)
+	$(RUN)/ruff format --check .
+	$(RUN)/ruff check .
+	$(RUN)/mypy
+	$(RUN)/python -m pytest --quiet tests/test_architecture.py
+
+bench: $(READY)
+	$(RUN)/python -m benchmarks.loader
+	$(RUN)/python -m benchmarks.fit
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

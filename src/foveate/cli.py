@@ -1,0 +1,277 @@
+"""The verbs of the command line; what they do is done elsewhere.
+
+Nothing here imports Keras before a verb that needs it has chosen the backend.
+"""
+
+from __future__ import annotations
+
+import shlex
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import cyclopts
+from cyclopts import Parameter
+from rich.console import Console
+
+from foveate import __version__
+from foveate.errors import ConfigError, FoveateError
+
+app = cyclopts.App(
+    name="foveate",
+    version=__version__,
+    help="Say what you have, get the best Keras image model that fits.",
+)
+console = Console()
+errors = Console(stderr=True)
+
+Tokens = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
+
+_SETTINGS_HELP = (
+    "Any setting may follow as a flag: `--data.label diagnosis --recipe.epochs 20`. Lists are "
+    "comma-separated. `foveate init` writes all of them, documented, to a file for `--config`."
+)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line.
+
+    Args:
+        arguments: What stands after ``foveate``.
+
+    Returns:
+        The exit code: 0, 2 for a mistake that the user can mend, 130 after Ctrl-C.
+    """
+    warnings.showwarning = _show_warning
+    try:
+        return int(app(list(arguments), exit_on_error=False, result_action="return_value") or 0)
+    except cyclopts.CycloptsError:
+        return 2
+    except FoveateError as error:
+        errors.print(f"[bold red]error:[/] {_plain(error)}", highlight=False, soft_wrap=True)
+        return 2
+    except KeyboardInterrupt:
+        errors.print("Interrupted.")
+        return 130
+
+
+@app.command(help_epilogue=_SETTINGS_HELP, usage="Usage: foveate train DATA [OPTIONS] [SETTINGS]")
+def train(*tokens: Tokens, out: Path | None = None, config: Path | None = None) -> int:
+    """Train on DATA (a folder, a CSV or a Parquet file), judge on its test split, and report.
+
+    Parameters
+    ----------
+    out
+        The run folder, new or empty; `runs/DATA-1` and so on when not given.
+    config
+        A TOML file of settings; flags win over it.
+    """
+    from foveate.config.files import load_config
+
+    words, settings = split_tokens(tokens)
+    data = _one(words, "train", "DATA: a folder, a CSV or a Parquet file")
+    return _train(data, load_config(config, settings), out)
+
+
+@app.command
+def evaluate(run: Path, /, *, split: str = "test") -> None:
+    """Judge the model of RUN on one of its splits.
+
+    Parameters
+    ----------
+    run
+        A run folder.
+    split
+        train, validation or test.
+    """
+    scores = _keras_verb("foveate.evaluation.scores", run).evaluate(run, split)
+    _show_scores(scores)
+    console.print(f"Written: {run / 'evaluation' / f'{split}.json'}")
+
+
+@app.command
+def predict(run: Path, /, *files: Path, out: Path = Path("predictions.csv")) -> None:
+    """Predict what FILES show with the model of RUN.
+
+    Parameters
+    ----------
+    run
+        A run folder.
+    files
+        Images, folders of images, or one table with the columns the model was trained with.
+    out
+        The CSV file to write; predicted masks go to a folder of the same name with `_masks`.
+    """
+    if not files:
+        raise ConfigError("predict needs FILES: images, folders of images, or one table.")
+    masks = out.with_name(f"{out.stem}_masks")
+    verb = _keras_verb("foveate.evaluation.predict", run)
+    table = verb.predict(run, files, masks=masks)
+    table.write_csv(out)
+    console.print(f"{table.height:,} predictions: {out}", highlight=False)
+
+
+@app.command
+def report(run: Path, /) -> None:
+    """Write the report of RUN anew: one HTML file that needs no network.
+
+    Parameters
+    ----------
+    run
+        A run folder.
+    """
+    from foveate.report.report import write_report
+    from foveate.runs import Run
+
+    console.print(f"Report: {write_report(Run.open(run))}", highlight=False)
+
+
+@app.command
+def init(out: Path = Path("foveate.toml"), /) -> None:
+    """Write all settings, documented, with their defaults.
+
+    Parameters
+    ----------
+    out
+        The TOML file to write; it must not exist.
+    """
+    from foveate.config.files import to_toml
+    from foveate.config.settings import RunConfig
+
+    if out.exists():
+        raise ConfigError(f"init writes a new file, but {str(out)!r} exists. Name another.")
+    out.write_text(to_toml(RunConfig(), comments=True))
+    console.print(f"Written: {out}. Use it: foveate train DATA --config {out}", highlight=False)
+
+
+@app.command(help_epilogue=_SETTINGS_HELP)
+def quickstart(
+    *tokens: Tokens, task: str = "classification", out: Path = Path("quickstart")
+) -> int:
+    """Write a small real dataset to disk, train on it, judge, and report.
+
+    Parameters
+    ----------
+    task
+        classification: handwritten digits; segmentation: digits pasted on textures.
+    out
+        Folder for the dataset and the run.
+    """
+    from foveate.config.files import load_config
+    from foveate.quickstart import SETTINGS, write_dataset
+    from foveate.runs import next_folder
+
+    words, settings = split_tokens(tokens)
+    if words:
+        raise ConfigError(f"quickstart takes no files, but got {shlex.join(words)}.")
+    config = load_config(None, {**SETTINGS.get(task, {}), **settings})
+    data = write_dataset(task, out / task)
+    return _train(str(data), config, next_folder(out, f"{task}-run"))
+
+
+@app.command
+def doctor() -> int:
+    """Say what is installed, what is missing, and how to get it."""
+    from foveate.scale.doctor import examine
+
+    return examine(console)
+
+
+def split_tokens(tokens: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Tell words from settings; every setting takes one value.
+
+    Args:
+        tokens: Such as ``("photos", "--seed", "3", "--data.label=kind")``.
+
+    Returns:
+        The words, and the settings by key.
+
+    Raises:
+        ConfigError: A setting has no value, or is given twice.
+    """
+    words: list[str] = []
+    settings: dict[str, str] = {}
+    rest = iter(tokens)
+    for token in rest:
+        if not token.startswith("-") or token == "-":
+            words.append(token)
+            continue
+        key, equals, value = token.lstrip("-").partition("=")
+        if not equals:
+            following = next(rest, None)
+            if following is None or following.startswith("--"):
+                raise ConfigError(f"--{key} needs a value, but got {following or 'nothing'}.")
+            value = following
+        if key in settings:
+            raise ConfigError(f"--{key} is given twice: {settings[key]!r} and {value!r}.")
+        settings[key] = value
+    return words, settings
+
+
+def _one(words: Sequence[str], verb: str, what: str) -> str:
+    if len(words) != 1:
+        found = shlex.join(words) or "nothing"
+        raise ConfigError(f"{verb} needs one {what}; but got {found}.")
+    return words[0]
+
+
+def _train(data: str, config: Any, out: Path | None) -> int:
+    """Train, judge and report; what `train` and `quickstart` share."""
+    from foveate.scale import runtime
+
+    runtime.prepare(config.runtime.backend)
+    from foveate.evaluation.scores import evaluate as judge
+    from foveate.evaluation.scores import held_out_split
+    from foveate.report.report import write_report
+    from foveate.training.recipe import train as train_run
+
+    finished = train_run(data, config, out, console)
+    folder = shlex.quote(str(finished.folder))
+    if finished.status()["state"] == "interrupted":
+        console.print(f"Judge what there is: foveate evaluate {folder}", highlight=False)
+        return 130
+    split = held_out_split(finished)
+    if split is not None:
+        _show_scores(judge(finished, split))
+    console.print(f"Run:    {folder}\nReport: {write_report(finished)}", highlight=False)
+    console.print(
+        "Next:\n"
+        f"  foveate predict {folder} IMAGES --out predictions.csv\n"
+        f"  foveate evaluate {folder} --split validation\n"
+        "  foveate train YOUR_DATA --model.backbone efficientnet_lite0",
+        highlight=False,
+    )
+    return 0
+
+
+def _keras_verb(module: str, run: Path) -> Any:
+    """Import a module that needs Keras, on the backend the run was made with."""
+    import importlib
+
+    from foveate.runs import Run
+    from foveate.scale import runtime
+
+    runtime.prepare(Run.open(run).config().runtime.backend)
+    return importlib.import_module(module)
+
+
+def _show_scores(outcome: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    table = Table(title=f"{outcome['split']} split, {outcome['num_samples']:,} samples")
+    table.add_column("score")
+    table.add_column("value", justify="right")
+    for name, value in outcome["scores"].items():
+        table.add_row(name, "n/a" if value is None or value != value else f"{value:.4f}")
+    console.print(table)
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    errors.print(f"[yellow]warning:[/] {_plain(message)}", highlight=False, soft_wrap=True)
+
+
+def _plain(message: object) -> str:
+    from rich.markup import escape
+
+    return escape(str(message))

@@ -1,0 +1,194 @@
+"""Settings from TOML files and flags, and back to TOML.
+
+Every problem of a file and its flags is told at once, under the key the user typed.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
+
+from pydantic import ByteSize, ValidationError
+from pydantic.fields import FieldInfo
+
+from foveate.config.section import Section
+from foveate.config.settings import RunConfig
+from foveate.errors import ConfigError, nearest
+
+
+def load_config(
+    path: str | Path | None = None, overrides: Mapping[str, str] | None = None
+) -> RunConfig:
+    """Read a run's settings from a TOML file, flags, or both.
+
+    Args:
+        path: A TOML file; defaults alone when None.
+        overrides: Dotted keys to texts as on the command line, ``{"recipe.epochs": "3"}``; they
+            win over the file. Lists are comma-separated; ``none`` unsets what may be unset.
+
+    Returns:
+        The validated settings.
+
+    Raises:
+        ConfigError: The file cannot be read or settings are wrong; all problems are listed.
+    """
+    flags = dict(overrides or {})
+    values = _read_toml(Path(path)) if path is not None else {}
+    for key, text in flags.items():
+        _place(values, key, _parse(key, text))
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, path, flags)) from None
+
+
+def to_toml(config: RunConfig, comments: bool = False) -> str:
+    """Write settings as TOML.
+
+    Args:
+        config: The settings.
+        comments: Whether to put each field's documentation above it.
+
+    Returns:
+        TOML that `load_config` reads back to equal settings; unset values are commented out.
+    """
+    return "\n".join(_section_lines(config, "", comments)).strip() + "\n"
+
+
+def setting_fields(section: type[Section] = RunConfig, prefix: str = "") -> Iterator[
+    tuple[str, FieldInfo]
+]:
+    """Iterate over all settings.
+
+    Args:
+        section: Where to start.
+        prefix: Dotted path of `section`, with its final dot.
+
+    Yields:
+        Dotted key and field of every setting that is not itself a section.
+    """
+    for name, field in section.model_fields.items():
+        if _is_section(field.annotation):
+            yield from setting_fields(field.annotation, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", field
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Section)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(
+            f"A settings file must be readable, but got {str(path)!r}: {error.strerror}."
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} must be valid TOML, but got: {error}.") from None
+
+
+def _place(values: dict[str, Any], key: str, value: Any) -> None:
+    """Put a value at a dotted key; a name given for a whole group becomes its `name`."""
+    *groups, last = key.split(".")
+    for group in groups:
+        inner = values.get(group, {})
+        values[group] = inner if isinstance(inner, dict) else {"name": inner}
+        values = values[group]
+    if isinstance(values.get(last), dict) and not isinstance(value, dict):
+        values[last] = {**values[last], "name": value}
+    else:
+        values[last] = value
+
+
+def _parse(key: str, text: str) -> Any:
+    """Turn a flag's text into what pydantic expects of that field; unknown keys stay text."""
+    field = dict(setting_fields()).get(key)
+    if field is None:
+        return text
+    kinds = _alternatives(field.annotation)
+    if text.lower() == "none" and type(None) in kinds:
+        return None
+    if any(get_origin(kind) is tuple for kind in kinds):
+        return [part.strip() for part in text.split(",") if part.strip()]
+    return text
+
+
+def _alternatives(annotation: Any) -> tuple[Any, ...]:
+    is_union = get_origin(annotation) in (Union, UnionType)
+    return get_args(annotation) if is_union else (annotation,)
+
+
+def _explain(error: ValidationError, path: str | Path | None, flags: Mapping[str, str]) -> str:
+    problems = error.errors(include_url=False)
+    lines = [f"{len(problems)} setting{'s are' if len(problems) > 1 else ' is'} wrong:"]
+    for problem in problems:
+        key = ".".join(_key_parts(problem["loc"]))
+        given = [flag for flag in flags if flag == key or flag.startswith(f"{key}.")]
+        source = f"--{given[0]}" if given else f"{path}: {key}" if path else key
+        lines.append(f"  {source}: {_problem_text(problem, key)}")
+    return "\n".join(lines)
+
+
+def _key_parts(location: Iterable[int | str]) -> Iterator[str]:
+    for part in location:
+        if isinstance(part, int):
+            return
+        yield part
+
+
+def _problem_text(problem: Mapping[str, Any], key: str) -> str:
+    if problem["type"] == "extra_forbidden":
+        known = [name for name, _ in setting_fields()]
+        group, _, last = key.rpartition(".")
+        siblings = [name for name in known if name.rpartition(".")[0] == group]
+        hint = nearest(last, [name.rpartition(".")[2] for name in siblings])
+        if hint and group:
+            hint = hint.replace("'", f"'{group}.", 1)
+        return f"there is no setting {key!r}.{hint or nearest(key, known)}"
+    message = problem["msg"].removeprefix("Value error, ")
+    message = message.replace("Input should", "must").replace("valid string", "text")
+    if problem["type"] == "value_error":
+        return f"{message}."
+    return f"{message}, but got {problem['input']!r}."
+
+
+def _section_lines(section: Section, prefix: str, comments: bool) -> Iterator[str]:
+    """Scalars of a section first, then its tables: TOML's own order."""
+    nested = []
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, Section):
+            nested.append((name, field, value))
+            continue
+        if comments and field.description:
+            yield f"# {field.description}"
+        text = _toml_value(value)
+        yield f"{name} = {text}" if text is not None else f"# {name} ="
+    for name, field, value in nested:
+        yield ""
+        if comments and field.description:
+            yield f"# {field.description}"
+        yield f"[{prefix}{name}]"
+        yield from _section_lines(value, f"{prefix}{name}.", comments)
+
+
+def _toml_value(value: Any) -> str | None:
+    if value is None:
+        return None
+    if isinstance(value, ByteSize):
+        exact = value.human_readable(separator="")
+        return f'"{exact}"' if ByteSize._validate(exact, None) == value else str(int(value))
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        return '"' + "".join(c if c >= " " else f"\\u{ord(c):04x}" for c in escaped) + '"'
+    if isinstance(value, tuple):
+        return f"[{', '.join(str(_toml_value(item)) for item in value)}]"
+    return repr(value)

@@ -1,0 +1,1 @@
+"""From files on disk to batches: manifest, splits, decoding, augmentation, loading."""

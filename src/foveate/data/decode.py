@@ -1,0 +1,283 @@
+"""From a file to pixels: with `header`, the only code that opens an image or a mask.
+
+Pillow reads every header (format, size, mode, EXIF). The pixels of plain 8-bit JPEG then come
+from simplejpeg, of plain WebP and 16-bit colour from OpenCV, all others from Pillow. OpenCV is
+kept from other PNG and TIFF: it writes to stderr where they are damaged.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.ExifTags import Base
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from foveate.config.settings import DecodeConfig
+from foveate.data.header import Source, named, probe, read, turned
+from foveate.errors import SampleError
+
+__all__ = ["decode_image", "decode_mask", "decode_pair", "probe"]
+
+# Parallelism comes from the loader's threads; OpenCV's own would compete with them.
+cv2.setNumThreads(0)
+# What libjpeg complains about although all pixels are there; seen in well-known public datasets.
+_HARMLESS = ("before marker 0xd9", "unknown JFIF revision")
+
+
+def decode_image(
+    path: Path | str, config: DecodeConfig, min_size: tuple[int, int] | None = None
+) -> NDArray[np.uint8]:
+    """Decode the first frame of an image to RGB, EXIF orientation applied.
+
+    Args:
+        path: JPEG, PNG, WebP, TIFF, BMP or GIF file.
+        config: Background of transparent pixels, range of 16-bit pixels, pixel limit.
+        min_size: (height, width) in pixels that suffices: a JPEG is decoded at 1/2, 1/4 or 1/8
+            of its size where both sides stay at least this long. Full size when not given.
+
+    Returns:
+        uint8 (H, W, 3), RGB, 0 to 255, C-contiguous.
+
+    Raises:
+        SampleError: The file is missing, damaged, of no supported kind, or over the limit.
+    """
+    with named(path):
+        return _pixels(read(path, config), config, min_size)
+
+
+def decode_mask(path: Path | str, config: DecodeConfig) -> NDArray[np.uint8]:
+    """Decode the ids of a segmentation mask as they are stored, EXIF orientation applied.
+
+    Args:
+        path: Losslessly stored mask: palette, 1 to 8-bit grey, 16-bit grey up to 255, or colour
+            with equal channels.
+        config: Holds the pixel limit.
+
+    Returns:
+        uint8 (H, W), ids 0 to 255: the palette indices of a palette image, 0 and 1 of a 1-bit
+        image, else the grey values.
+
+    Raises:
+        SampleError: The file is missing, damaged, lossy, or holds no plain ids.
+    """
+    with named(path):
+        return _ids(read(path, config))
+
+
+def decode_pair(
+    image_path: Path | str,
+    mask_path: Path | str,
+    config: DecodeConfig,
+    min_size: tuple[int, int] | None = None,
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Decode an image and the mask that belongs to it.
+
+    Args:
+        image_path: As `decode_image`.
+        mask_path: As `decode_mask`; its size must be the image's full, oriented size.
+        config: As `decode_image`.
+        min_size: As `decode_image`; applies to the image alone.
+
+    Returns:
+        Image, uint8 (H, W, 3), and mask, uint8 (full height, full width).
+
+    Raises:
+        SampleError: Either file cannot be used, or their sizes differ.
+    """
+    with named(image_path):
+        image = read(image_path, config)
+    with named(mask_path):
+        mask = read(mask_path, config)
+    if image.size != mask.size:
+        raise SampleError(_size_conflict(image, mask))
+    with named(image_path):
+        pixels = _pixels(image, config, min_size)
+    with named(mask_path):
+        return pixels, _ids(mask)
+
+
+def _size_conflict(image: Source, mask: Source) -> str:
+    high, wide = image.size
+    text = (
+        f"mask {mask.path} must have the size of image {image.path}, {high}x{wide} "
+        f"(height x width), but got {mask.size[0]}x{mask.size[1]}; store both at one size"
+    )
+    if image.orientation >= 5 and mask.size == (wide, high):
+        text += " (the image is turned by its EXIF orientation, the mask is not)"
+    return text
+
+
+def _orient(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """Apply an EXIF orientation (CIPA DC-008, tag 0x0112)."""
+    match orientation:
+        case 2:
+            return cv2.flip(pixels, 1)
+        case 3:
+            return cv2.rotate(pixels, cv2.ROTATE_180)
+        case 4:
+            return cv2.flip(pixels, 0)
+        case 5:
+            return cv2.transpose(pixels)
+        case 6:
+            return cv2.rotate(pixels, cv2.ROTATE_90_CLOCKWISE)
+        case 7:
+            return cv2.rotate(cv2.transpose(pixels), cv2.ROTATE_180)
+        case 8:
+            return cv2.rotate(pixels, cv2.ROTATE_90_COUNTERCLOCKWISE)
+    return pixels
+
+
+def _pixels(
+    source: Source, config: DecodeConfig, min_size: tuple[int, int] | None
+) -> NDArray[np.uint8]:
+    image = source.image
+    pixels: NDArray[np.uint8] | None = None
+    if isinstance(image, JpegImageFile) and image.mode in ("L", "RGB"):
+        pixels = _jpeg(source, min_size)
+    elif isinstance(image, WebPImageFile) and image.mode == "RGB":
+        flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+        pixels = cv2.imdecode(np.frombuffer(source.data, np.uint8), flags)
+    elif 8 < source.bits <= 16:
+        pixels = _flat(_levels(source, config), config)
+    if pixels is None:  # also where OpenCV failed, as it does not say why
+        if image.mode in ("I", "F"):
+            raise SampleError(
+                f"{source.path} must hold 8 or 16-bit unsigned pixels, but got Pillow mode "
+                f"{image.mode!r} ({source.bits} bits); convert it to 8-bit PNG"
+            )
+        pixels = _flat(image, config)
+    return _orient(pixels, source.orientation)
+
+
+def _jpeg(source: Source, min_size: tuple[int, int] | None) -> NDArray[np.uint8] | None:
+    """Decode grey or RGB, reduced where allowed; None where Pillow should judge the file."""
+    height, width = source.image.height, source.image.width
+    if min_size is not None:
+        least_height, least_width = turned(min_size, source.orientation)
+        for factor in (8, 4, 2):  # libjpeg-turbo has fast kernels for these alone; it rounds up
+            reduced = -(-height // factor), -(-width // factor)
+            if reduced[0] >= least_height and reduced[1] >= least_width:
+                height, width = reduced
+                break
+    try:
+        return simplejpeg.decode_jpeg(source.data, "RGB", min_height=height, min_width=width)
+    except ValueError as error:
+        if any(text in str(error) for text in _HARMLESS):
+            return None
+        raise
+
+
+def _flat(image: Image.Image, config: DecodeConfig) -> NDArray[np.uint8]:
+    """Convert any 8-bit Pillow image to RGB (H, W, 3), transparent pixels on the background."""
+    if image.has_transparency_data:
+        canvas = Image.new("RGBA", image.size, (*config.background, 255))
+        image = Image.alpha_composite(canvas, image.convert("RGBA"))
+    return np.array(image.convert("RGB"))
+
+
+def _deep(source: Source) -> NDArray[np.uint16]:
+    """Decode 16-bit grey (H, W), RGB (H, W, 3) or RGBA (H, W, 4) without losing bits."""
+    image = source.image
+    upright = not isinstance(image, TiffImageFile) or image.tag_v2.get(Base.Orientation, 1) == 1
+    image.load()  # finds damage, and says what it is
+    if image.mode.startswith("I;16"):
+        return np.array(image).astype(np.uint16)
+    values = None
+    # Pillow keeps the upper 8 bits of 16-bit colour; OpenCV keeps all, but no TIFF orientation.
+    if image.mode in ("LA", "RGB", "RGBA") and upright:
+        values = cv2.imdecode(np.frombuffer(source.data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if values is None or values.dtype != np.uint16 or values.ndim != 3:
+        raise SampleError(
+            f"{source.path} must hold upright 16-bit grey or RGB pixels, but got Pillow mode "
+            f"{image.mode!r}; convert it to 8 bits or to 16-bit PNG"
+        )
+    return cv2.cvtColor(values, cv2.COLOR_BGRA2RGBA if values.shape[2] == 4 else cv2.COLOR_BGR2RGB)
+
+
+def _levels(source: Source, config: DecodeConfig) -> Image.Image:
+    """Map 16-bit values linearly to 0..255 by the declared range; alpha by its full range."""
+    values = _deep(source)
+    if config.range_16bit is None:
+        colors = values if values.ndim == 2 else values[..., :3]
+        raise SampleError(
+            f"{source.path} must come with data.decode.range_16bit, as it holds 16-bit pixels, "
+            f"but got none; set it to the values that mean black and white "
+            f"(here pixels run from {colors.min()} to {colors.max()})"
+        )
+    levels = _table_16bit(*config.range_16bit)[values]
+    if levels.ndim == 3 and levels.shape[2] == 4:
+        levels[..., 3] = values[..., 3] >> 8
+    return Image.fromarray(levels)
+
+
+@lru_cache(maxsize=8)
+def _table_16bit(black: int, white: int) -> NDArray[np.uint8]:
+    """Grey level, uint8 (65536,), of each 16-bit value; values outside the range are clipped."""
+    share = (np.arange(65536) - black) / (white - black)
+    return np.rint(255 * share.clip(0, 1)).astype(np.uint8)
+
+
+def _ids(source: Source) -> NDArray[np.uint8]:
+    image = source.image
+    _require_lossless(source)
+    if image.mode in ("1", "P"):
+        ids = np.array(image, dtype=np.uint8)
+    elif image.mode == "L":
+        # Pillow spreads 2 and 4-bit grey over 0 to 255; ids are what was stored.
+        ids = np.array(image) // {2: 85, 4: 17}.get(source.bits, 1)
+    elif image.mode.startswith("I;16"):
+        ids = _as_bytes(np.array(image), source.path)
+    elif image.mode in ("LA", "RGB", "RGBA") and source.bits == 8:
+        ids = _one_channel(np.array(image), source.path)
+    else:
+        raise SampleError(
+            f"mask {source.path} must hold 8-bit ids, but got Pillow mode {image.mode!r} of "
+            f"{source.bits} bits; convert it to 8-bit grey or palette PNG"
+        )
+    return _orient(ids, source.orientation)
+
+
+def _require_lossless(source: Source) -> None:
+    image = source.image
+    lossy = (
+        isinstance(image, JpegImageFile)
+        # "VP8L" is lossless; the extended container "VP8X" may hold either.
+        or (isinstance(image, WebPImageFile) and source.data[12:16] != b"VP8L")
+        or (isinstance(image, TiffImageFile) and "jpeg" in image.info.get("compression", ""))
+    )
+    if lossy:
+        raise SampleError(
+            f"mask {source.path} must be stored losslessly, but got {image.format} with lossy "
+            "compression, which changes ids; draw or export it again as PNG"
+        )
+
+
+def _as_bytes(values: NDArray[np.uint16], path: Path | str) -> NDArray[np.uint8]:
+    if values.max() > 255:
+        raise SampleError(
+            f"mask {path} must hold ids from 0 to 255, but got {values.max()}; number its "
+            "classes from 0 and store it as 8-bit PNG"
+        )
+    return values.astype(np.uint8)
+
+
+def _one_channel(pixels: NDArray[np.uint8], path: Path | str) -> NDArray[np.uint8]:
+    """Reduce grey and alpha, RGB or RGBA (H, W, 2 to 4) to (H, W) if nothing is lost."""
+    has_alpha = pixels.shape[2] in (2, 4)
+    transparent = has_alpha and bool((pixels[..., -1] != 255).any())
+    colors = pixels[..., :-1] if has_alpha else pixels
+    if transparent or (colors != colors[..., :1]).any():
+        found = "transparent pixels" if transparent else "colours"
+        raise SampleError(
+            f"mask {path} must hold one id per pixel, but got {found}; convert it to 8-bit grey "
+            "or palette PNG whose values are the class ids"
+        )
+    return np.ascontiguousarray(colors[..., 0])

@@ -1,0 +1,395 @@
+"""BatchLoader: (seed, epoch, position) -> batch.
+
+A position counts batches over all epochs; it alone says which rows a batch holds and how they
+are augmented. Grain's threads compute the positions ahead into a bounded queue, whose one
+iterator is ours; Keras gets a door that hands out what is next and never permutes it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from typing import Any
+
+import keras
+import numpy as np
+from keras.src.trainers.data_adapters import data_adapter_utils
+from keras.src.trainers.data_adapters.data_adapter import DataAdapter
+from numpy.typing import NDArray
+
+from foveate.config.augmentation import AugmentConfig
+from foveate.config.settings import DecodeConfig
+from foveate.data import augment as augmentation
+from foveate.data.decode import decode_image, decode_pair
+from foveate.data.manifest import Manifest
+from foveate.data.metadata import MetadataSchema
+from foveate.errors import ManifestError, SampleError
+
+Batch = tuple[Any, ...]
+
+_NO_CHANGE = AugmentConfig(preset="none")
+_ENDLESS = 2**62
+IGNORED = 255
+
+
+class BatchLoader(keras.utils.PyDataset, DataAdapter):  # type: ignore[misc]
+    """Streams batches of a manifest into `fit`, `evaluate`, `predict` or a loop.
+
+    ``model.fit(loader, validation_data=other)`` works on every Keras backend. A batch is
+    ``(inputs, targets)``; ``(inputs, targets, sample_weight)`` where the manifest has weights;
+    ``(inputs,)`` where it has neither labels nor masks:
+
+    - ``inputs``: dict with ``images`` uint8 (B, H, W, 3) and, with a `metadata` schema,
+      ``numeric`` float32 (B, M), NaN where missing, and ``categories`` int32 (B, N), 0 where
+      missing and 1 where unknown (each only if there are such columns);
+    - ``targets``: labels int32 (B,), mixed labels float32 (B, K), or masks uint8 (B, H, W);
+    - ``sample_weight``: float32 (B,), for masks (B, 1, 1).
+
+    Iterating gives one epoch; the epoch advances when its last batch has been handed out, and an
+    iteration given up half-way starts the same epoch anew. Keras hands nothing but batches
+    through this door: give `class_weight` here as sample weights of the manifest or in the loss,
+    since ``fit(class_weight=...)`` does not reach it.
+
+    Args:
+        manifest: The rows to read, usually one split.
+        image_size: (height, width) in pixels.
+        batch_size: Samples in a batch.
+        shuffle: Whether each epoch has a new order over all rows.
+        augment: Random changes of the training images; None only resizes.
+        encode: From all labels (sequence of N texts) to int32 ids (N,), or from one mask
+            (H, W) uint8 to class ids (H, W) uint8; `Task.encode`. Default: place among
+            `manifest.class_names`; masks as stored.
+        num_classes: Number of classes, for mixed labels; default: those of the manifest.
+        metadata: The columns to feed beside the image.
+        decode: From file to pixels.
+        drop_remainder: Whether to leave out the last short batch of an epoch.
+        cycle: Number of batches of which an epoch holds a whole multiple (gradient
+            accumulation); needs `drop_remainder`.
+        seed: With epoch and position the only source of randomness.
+        threads: Threads that read, decode and augment; one per processor when None.
+        queue_bytes: Most memory of the batches that wait or are being made.
+
+    Attributes:
+        epoch: Number of the epoch that the next iteration gives; may be set.
+        wait_seconds: Time spent waiting for batches so far.
+
+    Raises:
+        ManifestError: There are no rows.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        image_size: tuple[int, int],
+        batch_size: int = 32,
+        *,
+        shuffle: bool = False,
+        augment: AugmentConfig | None = None,
+        encode: Callable[[Any], NDArray[Any]] | None = None,
+        num_classes: int | None = None,
+        metadata: MetadataSchema | None = None,
+        decode: DecodeConfig | None = None,
+        drop_remainder: bool = False,
+        cycle: int = 1,
+        seed: int = 0,
+        threads: int | None = None,
+        queue_bytes: int = 256 * 1024**2,
+    ) -> None:
+        super().__init__()
+        if manifest.num_samples == 0:
+            raise ManifestError(f"A loader needs rows, but {manifest.source} has none.")
+        self.manifest = manifest
+        self._batch_size = batch_size
+        self.epoch = 0
+        self.wait_seconds = 0.0
+        self._samples = _Samples(manifest, image_size, augment, encode, metadata, decode, seed)
+        self._mix = augment.mix if augment and (augment.mix.mixup or augment.mix.cutmix) else None
+        self._num_classes = num_classes or len(manifest.class_names)
+        self._shuffle, self._seed = shuffle, seed
+        self._num_batches = self._count_batches(drop_remainder, cycle)
+        self._threads = threads or os.cpu_count() or 1
+        batch_bytes = self.batch_size * image_size[0] * image_size[1] * 4
+        self._buffer = min(max(queue_bytes // batch_bytes, 1), max(4 * self._threads, 16))
+        self._order = lru_cache(maxsize=2)(self._new_order)
+        self._lock = threading.Lock()
+        self._iterator: Any = None
+        self._iterator_position = -1
+
+    def __len__(self) -> int:
+        return self._num_batches
+
+    def __getitem__(self, index: int) -> Batch:
+        """Compute one batch of the current epoch, on the calling thread."""
+        if not -self._num_batches <= index < self._num_batches:
+            raise IndexError(f"An epoch has {self._num_batches} batches, but got index {index}.")
+        return self.batch_at(self.epoch * self._num_batches + index % self._num_batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        epoch = self.epoch
+        for index in range(self._num_batches):
+            batch = self._next(epoch * self._num_batches + index)
+            if index == self._num_batches - 1:
+                self.epoch = epoch + 1
+            yield batch
+
+    def batch_at(self, position: int) -> Batch:
+        """Compute the batch at a position: a pure function of it and the loader's arguments.
+
+        Args:
+            position: Batches since the beginning of epoch 0.
+
+        Returns:
+            The batch, see the class.
+
+        Raises:
+            SampleError: A file cannot be read; the message names it.
+        """
+        epoch, index = divmod(position, self._num_batches)
+        rows = self._order(epoch)[index * self.batch_size : (index + 1) * self.batch_size]
+        inputs, targets = self._samples.read(rows, epoch)
+        if targets is None:
+            return (inputs,)
+        if self._mix is not None and targets.ndim == 1:
+            one_hot = np.eye(self._num_classes, dtype=np.float32)[targets]
+            rng = random_generator(self._seed, epoch, index, stream=1)
+            inputs["images"], targets = augmentation.mix_batch(
+                inputs["images"], one_hot, self._mix, rng
+            )
+        weights = self._samples.weights
+        if weights is None:
+            return inputs, targets
+        chosen = weights[rows]
+        return inputs, targets, chosen if targets.ndim < 3 else chosen.reshape(-1, 1, 1)
+
+    def rows_at(self, position: int) -> NDArray[np.uint32]:
+        """Say which rows of the manifest the batch at a position holds, (B,) uint32."""
+        epoch, index = divmod(position, self._num_batches)
+        return self._order(epoch)[index * self.batch_size : (index + 1) * self.batch_size]
+
+    def close(self) -> None:
+        """Stop reading ahead and free the queue; iterating again starts it anew."""
+        with self._lock:
+            if self._iterator is not None:
+                self._iterator.close()
+            self._iterator, self._iterator_position = None, -1
+
+    def _count_batches(self, drop_remainder: bool, cycle: int) -> int:
+        rows = self.manifest.num_samples
+        if not drop_remainder:
+            return -(-rows // self.batch_size)
+        cycle = min(cycle, rows)
+        self._batch_size = min(self._batch_size, rows // cycle)
+        return rows // (self._batch_size * cycle) * cycle
+
+    def _new_order(self, epoch: int) -> NDArray[np.uint32]:
+        rows = np.arange(self.manifest.num_samples, dtype=np.uint32)
+        if self._shuffle:
+            random_generator(self._seed, epoch, 0, stream=2).shuffle(rows)
+        return rows
+
+    def _next(self, position: int) -> Batch:
+        """Take the batch at a position from the queue, moving the queue there if need be."""
+        started = time.perf_counter()
+        with self._lock:
+            if self._iterator is None or self._iterator_position != position:
+                self._iterator = self._read_ahead(position)
+            try:
+                batch: Batch = next(self._iterator)
+            except BaseException:
+                self._iterator = None
+                raise
+            self._iterator_position = position + 1
+        self.wait_seconds += time.perf_counter() - started
+        return batch
+
+    def _read_ahead(self, position: int) -> Any:
+        import grain
+
+        if self._iterator is not None:
+            self._iterator.close()
+        dataset = grain.MapDataset.source(_Positions(self, position))
+        options = grain.ReadOptions(num_threads=self._threads, prefetch_buffer_size=self._buffer)
+        return iter(dataset.to_iter_dataset(options))
+
+    @property
+    def batch_size(self) -> int:
+        """Samples in a full batch: as asked for, or fewer where the rows make no whole cycle."""
+        return self._batch_size
+
+    # What Keras asks of a data adapter: https://keras.io/api/ has no page for it, so the calls
+    # are those of `keras.src.trainers.data_adapters` in the pinned range of versions. An
+    # adapter is taken as it is: without it Keras permutes batches and pulls stray ones.
+
+    @property
+    def num_batches(self) -> int:
+        """Number of batches in an epoch."""
+        return self._num_batches
+
+    def get_numpy_iterator(self) -> Iterator[Batch]:
+        """Give one epoch of NumPy batches."""
+        return iter(self)
+
+    def get_jax_iterator(self) -> Iterator[Batch]:
+        """Give one epoch of NumPy batches, which JAX takes."""
+        return iter(self)
+
+    def get_tf_dataset(self) -> Any:
+        """Give a `tf.data.Dataset` of one epoch, without a queue of its own."""
+        import tensorflow as tf
+
+        signature = keras.tree.map_structure(
+            lambda array: tf.TensorSpec((None, *array.shape[1:]), array.dtype), self._example()
+        )
+        return tf.data.Dataset.from_generator(lambda: iter(self), output_signature=signature)
+
+    def get_torch_dataloader(self) -> Any:
+        """Give a `torch.utils.data.DataLoader` of one epoch."""
+        return data_adapter_utils.get_torch_dataloader(self)
+
+    @property
+    def has_partial_batch(self) -> bool:
+        """Whether the last batch of an epoch is short."""
+        return self.partial_batch_size is not None
+
+    @property
+    def partial_batch_size(self) -> int | None:
+        """Samples in the last batch if it is short."""
+        rest = self.manifest.num_samples % self.batch_size
+        full = self._num_batches * self.batch_size <= self.manifest.num_samples
+        return None if full or rest == 0 else rest
+
+    def _example(self) -> Batch:
+        """An empty batch, for its structure, shapes and types."""
+        inputs, targets = self._samples.empty(0)
+        if targets is None:
+            return (inputs,)
+        if self._mix is not None and targets.ndim == 1:
+            targets = np.empty((0, self._num_classes), np.float32)
+        if self._samples.weights is None:
+            return inputs, targets
+        return inputs, targets, np.empty((0,) if targets.ndim < 3 else (0, 1, 1), np.float32)
+
+
+class _Positions:
+    """Grain's view of a loader: a source whose item is a whole batch, without an end."""
+
+    def __init__(self, loader: BatchLoader, start: int) -> None:
+        self._loader, self._start = loader, start
+
+    def __len__(self) -> int:
+        return _ENDLESS
+
+    def __getitem__(self, index: int) -> Batch:
+        return self._loader.batch_at(self._start + index)
+
+
+class _Samples:
+    """Reads rows of a manifest into arrays; holds what does not change from batch to batch."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        image_size: tuple[int, int],
+        augment: AugmentConfig | None,
+        encode: Callable[[Any], NDArray[Any]] | None,
+        metadata: MetadataSchema | None,
+        decode: DecodeConfig | None,
+        seed: int,
+    ) -> None:
+        self._manifest, self._image_size = manifest, image_size
+        self._ranges = augmentation.resolve(augment or _NO_CHANGE)
+        self._decode = decode or DecodeConfig()
+        self._seed = seed
+        self._encode = encode
+        self._labels = self._encode_labels()
+        self._metadata = metadata.arrays(manifest) if metadata is not None else None
+        self.weights: NDArray[np.float32] | None = None
+        if "weight" in manifest.table.columns:
+            self.weights = manifest.table["weight"].to_numpy().astype(np.float32)
+
+    def _encode_labels(self) -> NDArray[np.int32] | None:
+        if self._manifest.has_masks or "label" not in self._manifest.table.columns:
+            return None
+        labels = self._manifest.table["label"].cast(str).to_list()
+        if self._encode is not None:
+            return self._encode(labels)
+        ids = {name: index for index, name in enumerate(self._manifest.class_names)}
+        return np.fromiter((ids[label] for label in labels), np.int32, len(labels))
+
+    def empty(self, size: int) -> tuple[dict[str, NDArray[Any]], NDArray[Any] | None]:
+        """Make buffers for a batch; there is none for targets that are not known."""
+        height, width = self._image_size
+        inputs: dict[str, NDArray[Any]] = {"images": np.empty((size, height, width, 3), np.uint8)}
+        for name, array in zip(("numeric", "categories"), self._metadata or (), strict=False):
+            if array.shape[1]:
+                inputs[name] = np.empty((size, array.shape[1]), array.dtype)
+        if self._manifest.has_masks:
+            return inputs, np.empty((size, height, width), np.uint8)
+        return inputs, None if self._labels is None else np.empty(size, np.int32)
+
+    def read(
+        self, rows: NDArray[np.uint32], epoch: int
+    ) -> tuple[dict[str, NDArray[Any]], NDArray[Any] | None]:
+        """Read rows into new arrays.
+
+        Args:
+            rows: Row numbers, (B,).
+            epoch: Decides the augmentation together with each row's number.
+        """
+        inputs, targets = self.empty(len(rows))
+        for place, row in enumerate(rows.tolist()):
+            rng = random_generator(self._seed, epoch, row, stream=0)
+            parameters = augmentation.sample(self._ranges, rng)
+            mask = targets[place] if self._manifest.has_masks and targets is not None else None
+            self._read_one(row, parameters, inputs["images"][place], mask)
+        for name, array in zip(("numeric", "categories"), self._metadata or (), strict=False):
+            if array.shape[1]:
+                inputs[name] = array[rows]
+        return inputs, targets if self._labels is None else self._labels[rows]
+
+    def _read_one(
+        self,
+        row: int,
+        parameters: augmentation.Parameters,
+        out: NDArray[np.uint8],
+        mask_out: NDArray[np.uint8] | None,
+    ) -> None:
+        needed = augmentation.decode_size(parameters, self._image_size)
+        path = self._manifest.image_path(row)
+        mask = None
+        if mask_out is None:
+            image = decode_image(path, self._decode, needed)
+        else:
+            mask_path = self._manifest.mask_path(row)
+            image, mask = decode_pair(path, mask_path, self._decode, needed)
+            mask = self._encode_mask(mask, mask_path)
+        augmentation.apply(
+            image, parameters, self._image_size, mask, IGNORED, out=out, mask_out=mask_out
+        )
+
+    def _encode_mask(self, mask: NDArray[np.uint8], path: str) -> NDArray[np.uint8]:
+        if self._encode is None:
+            return mask
+        try:
+            return self._encode(mask)
+        except SampleError as error:
+            raise SampleError(f"{path}: {error}") from None
+
+
+def random_generator(seed: int, epoch: int, index: int, stream: int) -> np.random.Generator:
+    """Make the generator that belongs to one item and no other.
+
+    Args:
+        seed: The run's seed, below 2**31.
+        epoch: Number of the epoch, below 2**31.
+        index: Row or batch, below 2**32.
+        stream: What it is for, below 256: equal numbers elsewhere never share a stream.
+
+    Returns:
+        A counter-based generator (Philox; Salmon et al., 2011) keyed by all four.
+    """
+    key = np.array([seed << 8 | stream, epoch << 32 | index], np.uint64)
+    return np.random.Generator(np.random.Philox(key=key))

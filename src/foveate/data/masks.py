@@ -1,0 +1,141 @@
+"""One pass over all masks: are they readable, do they fit their images, what do they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foveate.config.settings import DecodeConfig
+from foveate.data.decode import decode_mask, probe
+from foveate.data.manifest import Manifest
+from foveate.errors import ManifestError, SampleError
+
+_CHUNK = 64  # masks a thread takes at once: small enough to report often
+_COMMON = 10  # rows that give each of the default splits (80/10/10) at least one
+
+
+@dataclass(frozen=True, eq=False)
+class MaskScan:
+    """What the masks of a manifest hold.
+
+    Attributes:
+        values: Mask values found, ascending, without the ignored one.
+        pixels: Pixels of each value in each mask, int64 of shape (rows, values).
+    """
+
+    values: tuple[int, ...]
+    pixels: NDArray[np.int64]
+
+    @property
+    def present(self) -> NDArray[np.bool_]:
+        """Which values each mask holds, bool of shape (rows, values)."""
+        return self.pixels > 0
+
+    def strata(self) -> NDArray[np.int64]:
+        """Number the rows by which values appear in them, to stratify splits.
+
+        Rows whose combination of values is rare are numbered by the rarest value they hold: of a
+        combination that no other row has, there is nothing to spread, but of its values there is.
+
+        Returns:
+            Integers of shape (rows,), 0 or more.
+        """
+        present = self.present
+        combinations, codes, counts = np.unique(
+            present, axis=0, return_inverse=True, return_counts=True
+        )
+        frequency = np.where(present, present.sum(axis=0), len(present) + 1)
+        codes = codes.ravel()  # numpy 2.0 alone gives it two dimensions
+        rare = (counts < _COMMON)[codes] & present.any(axis=1)
+        rarest = np.argmin(frequency[rare], axis=1) if rare.any() else 0
+        codes[rare] = len(combinations) + rarest
+        return codes.astype(np.int64)
+
+
+def scan_masks(
+    manifest: Manifest,
+    decode: DecodeConfig,
+    threads: int,
+    report: Callable[[int, int], None] | None = None,
+    ignore: int | None = None,
+) -> MaskScan:
+    """Decode every mask once and count its values.
+
+    Args:
+        manifest: Samples with masks.
+        decode: How files become pixels.
+        threads: Masks decoded at once.
+        report: Called with the number of masks done and their total, as the scan goes on.
+        ignore: Mask value (0 to 255) of unlabelled pixels, which is not counted.
+
+    Returns:
+        What the masks hold.
+
+    Raises:
+        ManifestError: If a mask or an image cannot be read, or their sizes differ; the message
+            tells the first of all such rows, and their number.
+    """
+    rows = range(manifest.num_samples)
+    chunks = [rows[start : start + _CHUNK] for start in rows[::_CHUNK]]
+    found: list[_Counts] = []
+    problems: list[str] = []
+    pool = ThreadPoolExecutor(threads)
+    try:
+        work = pool.map(lambda chunk: _scan_chunk(manifest, chunk, decode), chunks)
+        for chunk, (counts, errors) in zip(chunks, work, strict=True):
+            found += counts
+            problems += errors
+            if report is not None:
+                report(chunk.stop, manifest.num_samples)
+    finally:
+        pool.shutdown(cancel_futures=True)
+    if problems:
+        raise ManifestError(
+            f"{manifest.source}: every mask must be readable and of its image's size, but "
+            f"{len(problems)} of {manifest.num_samples} are not:\n- "
+            + "\n- ".join(problems[:5])
+            + ("\n- ..." if len(problems) > 5 else "")
+        )
+    return _gathered(found, ignore)
+
+
+_Counts = tuple[NDArray[np.intp], NDArray[np.int64]]  # values and their pixels in one mask
+
+
+def _scan_chunk(
+    manifest: Manifest, rows: Sequence[int], decode: DecodeConfig
+) -> tuple[list[_Counts], list[str]]:
+    counts, problems = [], []
+    for row in rows:
+        try:
+            counts.append(_scan_row(manifest, row, decode))
+        except SampleError as error:
+            problems.append(str(error))
+    return counts, problems
+
+
+def _scan_row(manifest: Manifest, row: int, decode: DecodeConfig) -> _Counts:
+    image, mask = manifest.image_path(row), manifest.mask_path(row)
+    size, values = probe(image, decode), decode_mask(mask, decode)
+    if values.shape != size:
+        raise SampleError(
+            f"{mask} must have the size of its image, (height, width) {size}, but got "
+            f"{values.shape}; the image is {image}"
+        )
+    pixels = np.bincount(values.ravel(), minlength=256)
+    ids = np.flatnonzero(pixels)
+    return ids, pixels[ids]
+
+
+def _gathered(found: Sequence[_Counts], ignore: int | None) -> MaskScan:
+    known = np.unique(np.concatenate([ids for ids, _ in found])) if found else np.empty(0, np.intp)
+    known = known[known != ignore] if ignore is not None else known
+    pixels = np.zeros((len(found), known.size), np.int64)
+    for row, (ids, counts) in enumerate(found):
+        kept = ids != ignore if ignore is not None else slice(None)
+        pixels[row, np.searchsorted(known, ids[kept])] = counts[kept]
+    return MaskScan(tuple(int(value) for value in known), pixels)

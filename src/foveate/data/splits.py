@@ -1,0 +1,237 @@
+"""Which rows train, which choose the best epoch, which judge: stratified, grouped splits."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from foveate.config.settings import SplitConfig
+from foveate.data.checks import ManifestWarning
+from foveate.data.listing import SPLITS
+from foveate.data.manifest import Manifest
+from foveate.errors import ManifestError, listed
+
+Codes = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+_EPSILON = 1e-9  # 30 * 0.1 is 3.0000000000000004: rounding errors must not count as remainders
+
+
+def assign_splits(
+    manifest: Manifest, config: SplitConfig, seed: int, strata: Codes | None = None
+) -> Manifest:
+    """Give every row a split, keeping what the data gives.
+
+    A split that the data gives is left as it is. The others are carved at their configured share
+    out of the rows without a split or, if all rows have one, out of the given train rows; what
+    is left of these trains. Shares are of the rows so divided.
+
+    Without groups, each class gives each split its share to within one row, and the totals follow
+    as closely. With groups, whole groups go where the class counts come closest to the shares.
+    Either way every class has a row in train, if any of its rows is divided.
+
+    Args:
+        manifest: The samples; its `split` column, if any, holds the given splits.
+        config: Shares of the splits that are not given.
+        seed: Decides between equals; the same manifest and seed give the same splits.
+        strata: Integers of shape (rows,), equal for rows to spread alike over the splits; the
+            class labels when not given.
+
+    Returns:
+        The same rows, each with a split.
+
+    Raises:
+        ManifestError: If a group lies in two given splits, or a split would be empty.
+    """
+    given = _given(manifest)
+    groups = _group_codes(manifest)
+    if groups is not None:
+        _refuse_divided(manifest, given, groups)
+        given = _follow(given, groups)
+    shares = np.array([0.0, config.validation, config.test])
+    shares[[split for split in (1, 2) if (given == split).any()]] = 0.0
+    shares[0] = 1.0 - shares.sum()
+    pool = np.flatnonzero(given < 0) if (given < 0).any() else np.flatnonzero(given == 0)
+    kinds = (_strata(manifest) if strata is None else strata)[pool]
+    rng = np.random.default_rng(seed)
+    codes = given.copy()
+    if groups is None:
+        codes[pool] = _by_class(kinds, shares, rng)
+    else:
+        codes[pool] = _by_group(kinds, groups[pool], shares, rng)
+    if strata is None:
+        _warn_single(manifest, kinds, None if groups is None else groups[pool])
+    _refuse_empty(manifest, codes, shares, groups)
+    return manifest.with_splits(codes)
+
+
+def _given(manifest: Manifest) -> Codes:
+    """Codes of the given splits, shape (rows,); -1 where there is none."""
+    if "split" not in manifest.table.columns:
+        return np.full(manifest.num_samples, -1)
+    codes = manifest.table["split"].to_physical().cast(pl.Int64).fill_null(-1)
+    return codes.to_numpy().copy()
+
+
+def _strata(manifest: Manifest) -> Codes:
+    if not manifest.class_names:
+        return np.zeros(manifest.num_samples, np.int64)
+    return manifest.table["label"].to_physical().cast(pl.Int64).to_numpy()
+
+
+def _group_codes(manifest: Manifest) -> Codes | None:
+    """Number the groups in the order of their names, shape (rows,)."""
+    if "group" not in manifest.table.columns:
+        return None
+    return manifest.table["group"].rank("dense").cast(pl.Int64).to_numpy() - 1
+
+
+def _refuse_divided(manifest: Manifest, given: Codes, groups: Codes) -> None:
+    pairs = np.unique(np.stack([groups, given])[:, given >= 0], axis=1)
+    divided, counts = np.unique(pairs[0], return_counts=True)
+    if (divided := divided[counts > 1]).size:
+        firsts = [int(np.argmax(groups == group)) for group in divided]
+        names = [repr(manifest.table["group"][row]) for row in firsts]
+        raise ManifestError(
+            f"{manifest.source}: the rows of a group must be given one split, but got several "
+            f"for {listed(names)}"
+        )
+
+
+def _follow(given: Codes, groups: Codes) -> Codes:
+    """Let rows without a split follow rows of their group that have one."""
+    of_group = np.full(groups.max(initial=-1) + 1, -1)
+    of_group[groups[given >= 0]] = given[given >= 0]
+    return np.where(given >= 0, given, of_group[groups])
+
+
+def _by_class(kinds: Codes, shares: Floats, rng: np.random.Generator) -> Codes:
+    """Divide single rows; returns split codes of shape (rows,)."""
+    _, classes, sizes = np.unique(kinds, return_inverse=True, return_counts=True)
+    counts = _quotas(sizes, shares)
+    shuffled = np.lexsort((rng.random(kinds.size), classes))  # class by class, random within
+    codes = np.empty(kinds.size, np.int64)
+    codes[shuffled] = np.repeat(np.tile(np.arange(3), sizes.size), counts.ravel())
+    return codes
+
+
+def _quotas(sizes: Codes, shares: Floats) -> Codes:
+    """Round each class's shares to whole rows by the largest remainder.
+
+    A remainder grows by what its split was denied in the classes before, so that many small
+    classes add up to the right totals. Every class gives train at least one row.
+
+    Args:
+        sizes: Rows of each class, at least 1, shape (classes,).
+        shares: Shares of the splits, of sum 1, shape (3,).
+
+    Returns:
+        Rows of shape (classes, 3), each within one of its due and of the right sum.
+    """
+    due = sizes[:, None] * shares
+    counts = np.floor(due + _EPSILON).astype(np.int64)
+    denied = np.zeros(3)
+    for row, size in enumerate(sizes):
+        remainder = due[row] - counts[row]
+        claims = np.where(remainder > _EPSILON, remainder + denied, -np.inf)
+        if counts[row, 0] == 0:
+            claims[0] = np.inf
+        first = np.argsort(-claims, kind="stable")[: size - counts[row].sum()]
+        counts[row, first] += 1
+        denied += due[row] - counts[row]
+    for split in np.flatnonzero((shares > 0) & (counts.sum(axis=0) == 0)):
+        _lend(counts, due, int(split))
+    return counts
+
+
+def _lend(counts: Codes, due: Floats, split: int) -> None:
+    """Move a row that some split has above its due into an empty split, if there is one."""
+    spare = np.where(counts.sum(axis=0) > 1, counts - due, 0.0)
+    spare[counts[:, 0] < 2, 0] = 0.0  # the only row of a class in train stays
+    row, donor = np.unravel_index(np.argmax(spare), spare.shape)
+    if spare[row, donor] > _EPSILON:
+        counts[row, donor] -= 1
+        counts[row, split] += 1
+
+
+def _by_group(kinds: Codes, groups: Codes, shares: Floats, rng: np.random.Generator) -> Codes:
+    """Divide whole groups, the largest first; returns split codes of shape (rows,).
+
+    Each group goes where it lowers Pearson's chi-square between the class counts and their dues
+    most; all rows together count as one more class, which keeps the totals right where classes
+    are small. A group with a class that train lacks goes to train.
+    """
+    _, classes, sizes = np.unique(kinds, return_inverse=True, return_counts=True)
+    _, members, rows = np.unique(groups, return_inverse=True, return_counts=True)
+    if not rows.size:
+        return members
+    width = sizes.size + 1
+    cells = np.concatenate([members * width + classes, members * width + sizes.size])
+    cells, counts = np.unique(cells, return_counts=True)
+    starts = np.searchsorted(cells // width, np.arange(rows.size + 1))
+    columns = cells % width
+    active = np.flatnonzero(shares > 0)
+    due = np.append(sizes, kinds.size)[:, None] * shares[active]  # (classes + 1, splits)
+    need = due.copy()
+    trained = np.zeros(width, bool)
+    chosen = np.empty(rows.size, np.int64)
+    for group in np.lexsort((rng.random(rows.size), -rows)):
+        cell = slice(starts[group], starts[group + 1])
+        held, size = columns[cell], counts[cell, None]
+        # (need - size)^2 / due less need^2 / due, with its sign turned:
+        gain = ((2 * need[held] - size) * size / due[held]).sum(axis=0)
+        best = int(np.argmax(gain)) if trained[held].all() else 0
+        trained[held] |= best == 0
+        need[held, best] -= size[:, 0]
+        chosen[group] = active[best]
+    for split in active:
+        if not (chosen == split).any():
+            _lend_group(chosen, int(split), members, classes, rows)
+    return chosen[members]
+
+
+def _lend_group(chosen: Codes, split: int, members: Codes, classes: Codes, rows: Codes) -> None:
+    """Move the smallest group that can be spared into an empty split, if there is one."""
+    width = classes.max() + 1
+    group, kind = np.divmod(np.unique(members * width + classes), width)
+    in_train = chosen[group] == 0
+    trained = np.bincount(kind[in_train], minlength=width)  # train's groups of each class
+    bound = np.bincount(group[in_train & (trained[kind] < 2)], minlength=rows.size) > 0
+    spare = np.flatnonzero(~bound & (np.bincount(chosen, minlength=3)[chosen] > 1))
+    if spare.size:
+        chosen[spare[np.argmin(rows[spare])]] = split
+
+
+def _warn_single(manifest: Manifest, kinds: Codes, groups: Codes | None) -> None:
+    """Warn of classes that no other split than train can have."""
+    if not manifest.class_names:
+        return
+    if groups is not None:
+        width = groups.max(initial=0) + 1
+        kinds = np.unique(kinds * width + groups) // width  # a group counts once for a class
+    counts = np.bincount(kinds, minlength=len(manifest.class_names))
+    single = [repr(manifest.class_names[kind]) for kind in np.flatnonzero(counts == 1)]
+    if single:
+        warnings.warn(
+            f"{manifest.source}: classes with one {'sample' if groups is None else 'group'} are "
+            f"trained on but never judged: {listed(single)}",
+            ManifestWarning,
+            stacklevel=3,
+        )
+
+
+def _refuse_empty(manifest: Manifest, codes: Codes, shares: Floats, groups: Codes | None) -> None:
+    empty = [split for split in range(3) if shares[split] > 0 and not (codes == split).any()]
+    if not empty:
+        return
+    names = listed([f"{SPLITS[split]} ({shares[split]:.3g} of the rows)" for split in empty])
+    have = f"{codes.size} rows"
+    if groups is not None:
+        have += f" in {groups.max(initial=-1) + 1} groups, which are never divided"
+    raise ManifestError(
+        f"{manifest.source}: every split must have a row, and every class one in train, but got "
+        f"none for {names} from {have}; add data or set the share to 0"
+    )

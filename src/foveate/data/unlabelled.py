@@ -1,0 +1,58 @@
+"""Files without targets, to predict on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+
+from foveate.config.settings import DataConfig
+from foveate.data.checks import checked
+from foveate.data.folders import IMAGE_SUFFIXES
+from foveate.data.listing import Listing
+from foveate.data.manifest import Manifest
+from foveate.data.tables import TABLE_SUFFIXES, existing_path, read_table
+from foveate.errors import ManifestError, listed
+
+
+def read_unlabelled(
+    files: Sequence[Path], config: DataConfig, metadata: Sequence[str] = ()
+) -> Manifest:
+    """Make a manifest of images whose targets are not known.
+
+    Args:
+        files: Images and folders of images, or one table.
+        config: Names of the columns of a table; its targets are not read.
+        metadata: Metadata columns that must be there; only a table can hold them.
+
+    Returns:
+        A row an image; those of a folder in the order of their paths.
+
+    Raises:
+        ManifestError: There is no image, or metadata is missing.
+    """
+    tables = [file for file in files if file.suffix.lower() in TABLE_SUFFIXES]
+    if tables and len(files) > 1:
+        raise ManifestError("Predict on one table, or on images and folders, but got both.")
+    if tables:
+        stated = DataConfig(image=config.image, metadata=tuple(metadata), columns=config.columns)
+        listing = read_table(tables[0], stated, with_targets=False)
+        return Manifest(checked(listing), listing.root, listing.source)
+    if metadata:
+        raise ManifestError(
+            "This model reads metadata beside the image: give a CSV or Parquet table with the "
+            f"columns {listed([config.image, *metadata], 20)}, but got image files."
+        )
+    paths = [path for file in files for path in _images(file)]
+    return Manifest(pl.DataFrame({"image": paths}), Path().resolve(), "the files")
+
+
+def _images(file: Path) -> list[str]:
+    if not existing_path(file).is_dir():
+        return [str(file.resolve())]
+    inside = (path for path in file.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    found = sorted(str(path.resolve()) for path in inside)
+    if not found:
+        raise ManifestError(f"The folder {str(file)!r} holds no images.")
+    return found

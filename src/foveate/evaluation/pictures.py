@@ -1,0 +1,74 @@
+"""Small pictures of samples and what the model made of them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from foveate.data.manifest import Manifest
+from foveate.evaluation.predict import Predictor
+from foveate.tasks.base import IGNORED
+
+_SIDE = 192
+# Okabe & Ito's colours, told apart with any colour vision; class 0, usually background, is clear.
+_COLORS = np.array(
+    [[230, 159, 0], [86, 180, 233], [0, 158, 115], [240, 228, 66], [213, 94, 0], [204, 121, 167]],
+    np.uint8,
+)
+
+
+def write_pictures(predictor: Predictor, manifest: Manifest, folder: Path) -> list[Path]:
+    """Write a JPEG a row: the image, for masks also with true and predicted overlay.
+
+    Args:
+        predictor: The model.
+        manifest: The rows, a few.
+        folder: Emptied first.
+
+    Returns:
+        Paths of the pictures, in the order of the rows.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    if manifest.num_samples == 0:
+        return []
+    folder.mkdir(parents=True)
+    paths = []
+    loader = predictor.loader(manifest, batch_size=min(8, manifest.num_samples))
+    for inputs, targets, logits in predictor.stream(loader):
+        for place, image in enumerate(inputs["images"]):
+            picture = _shrink(image)
+            if predictor.task.per_pixel:
+                overlays = targets[place], logits[place].argmax(-1).astype(np.uint8)
+                picture = np.hstack([picture, *(_shrink(overlay(image, ids)) for ids in overlays)])
+            path = folder / f"{len(paths):02d}.jpg"
+            path.write_bytes(cv2.imencode(".jpg", picture[..., ::-1])[1].tobytes())
+            paths.append(path)
+    return paths
+
+
+def overlay(image: NDArray[np.uint8], ids: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Tint an image by class.
+
+    Args:
+        image: (H, W, 3) uint8.
+        ids: Class ids (H, W) uint8; class 0 stays clear, pixels without a class turn grey.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    table = np.zeros((256, 3), np.uint8)
+    table[1:] = _COLORS[np.arange(255) % len(_COLORS)]
+    table[IGNORED] = 128
+    tint = np.where((ids == 0)[..., None], image, table[ids])
+    return cv2.addWeighted(image, 0.45, tint, 0.55, 0.0)
+
+
+def _shrink(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    height, width = image.shape[:2]
+    scale = _SIDE / max(height, width)
+    size = max(round(width * scale), 1), max(round(height * scale), 1)
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST)

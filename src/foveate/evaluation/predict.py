@@ -1,0 +1,158 @@
+"""Stream a split or files through a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from foveate.config.settings import DecodeConfig
+from foveate.data.decode import probe
+from foveate.data.loader import BatchLoader
+from foveate.data.manifest import Manifest
+from foveate.data.metadata import MetadataSchema
+from foveate.data.unlabelled import read_unlabelled
+from foveate.models.bundle import Bundle, load_bundle
+from foveate.runs import Run, write_atomically
+from foveate.scale import runtime
+from foveate.tasks.base import Task
+from foveate.tasks.build import task_from_dict
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A bundle made ready to read files.
+
+    Attributes:
+        bundle: The trained model and its description.
+        task: What it predicts.
+        schema: Metadata columns it needs; None without metadata.
+        decode: From file to pixels, as in training.
+        image_size: (height, width) it sees.
+    """
+
+    bundle: Bundle
+    task: Task
+    schema: MetadataSchema | None
+    decode: DecodeConfig
+    image_size: tuple[int, int]
+
+    @classmethod
+    def load(cls, folder: Path) -> Predictor:
+        """Read a model folder.
+
+        Args:
+            folder: ``RUN/model``.
+
+        Returns:
+            The predictor, compiled for this machine.
+
+        Raises:
+            RunError: There is no trained model.
+        """
+        bundle = load_bundle(folder)
+        bundle.model.compile(jit_compile=runtime.jit_compile())
+        said = bundle.description
+        height, width = said["image_size"]
+        return cls(
+            bundle,
+            task_from_dict(said["task"]),
+            MetadataSchema.from_dict(said["metadata"]) if said["metadata"] else None,
+            DecodeConfig.model_validate(said["decode"]),
+            (height, width),
+        )
+
+    def loader(self, manifest: Manifest, **options: Any) -> BatchLoader:
+        """Make a loader of rows in their order, as this model wants them.
+
+        Args:
+            manifest: The rows.
+            options: More arguments of `BatchLoader`.
+        """
+        return BatchLoader(
+            manifest,
+            self.image_size,
+            encode=self.task.encode,
+            num_classes=self.task.num_outputs,
+            metadata=self.schema,
+            decode=self.decode,
+            **options,
+        )
+
+    def stream(self, loader: BatchLoader) -> Iterator[tuple[Any, Any, NDArray[np.float32]]]:
+        """Run batches through the model.
+
+        Args:
+            loader: One of `loader`'s.
+
+        Yields:
+            Inputs and targets (None if not known) of a batch, and logits float32 (B, K) or (B, H, W, K).
+        """
+        try:
+            for inputs, *rest in loader:
+                targets = rest[0] if rest else None
+                yield inputs, targets, np.asarray(self.bundle.model.predict_on_batch(inputs))
+        finally:
+            loader.close()
+
+
+def predict(
+    run: str | Path | Run, files: Sequence[str | Path], masks: str | Path | None = None
+) -> pl.DataFrame:
+    """Predict what files show.
+
+    Args:
+        run: A run folder or a Run.
+        files: Image files, folders of them, or one CSV or Parquet table with the image column
+            and the metadata columns the model was trained with.
+        masks: Folder for predicted masks, PNG files of the image's own size that hold the mask
+            values of the training data (segmentation only).
+
+    Returns:
+        A row an image: ``image``, then ``predicted``, ``confidence`` and
+        ``probability.<class>``, or for masks ``mask`` and ``share.<class>`` (share of pixels).
+
+    Raises:
+        RunError: The run has no trained model.
+        ManifestError: There is nothing to read, or metadata is missing.
+        SampleError: A file cannot be read.
+    """
+    opened = run if isinstance(run, Run) else Run.open(run)
+    predictor = Predictor.load(opened.model_folder)
+    names = predictor.schema.names if predictor.schema else ()
+    paths = [Path(file) for file in files]
+    manifest = read_unlabelled(paths, opened.config().data, names)
+    loader = predictor.loader(manifest)
+    parts = []
+    row = 0
+    for _, _, logits in predictor.stream(loader):
+        columns = predictor.task.decode(logits)
+        images = [manifest.image_path(row + place) for place in range(len(logits))]
+        if predictor.task.per_pixel:
+            pictures = columns.pop("mask")
+            if masks is not None:
+                columns["mask"] = _write_masks(Path(masks), images, pictures, predictor.decode)
+        parts.append(pl.DataFrame({"image": images, **columns}))
+        row += len(logits)
+    return pl.concat(parts)
+
+
+def _write_masks(
+    folder: Path, images: Sequence[str], masks: NDArray[np.uint8], decode: DecodeConfig
+) -> NDArray[Any]:
+    """Write masks at the size of their images; return their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for image, mask in zip(images, masks, strict=True):
+        height, width = probe(image, decode)
+        full = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+        path = folder / f"{Path(image).stem}.png"
+        write_atomically(path, cv2.imencode(".png", full)[1].tobytes())
+        paths.append(str(path))
+    return np.asarray(paths, dtype=object)

@@ -1,0 +1,83 @@
+"""A model and all that it needs to take a raw file, saved and loaded together."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from foveate.errors import RunError
+
+# Names the layers of ours that a saved model may hold.
+from foveate.models import build as build
+
+MODEL_FILE = "model.keras"
+DESCRIPTION_FILE = "bundle.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A trained model with its description.
+
+    Attributes:
+        model: Takes raw uint8 pixels and raw metadata, gives float32 logits.
+        description: JSON values: ``task``, ``image_size``, ``metadata``, ``decode``, ``backbone``.
+    """
+
+    model: keras.Model
+    description: Mapping[str, Any]
+
+
+def save_bundle(folder: Path, bundle: Bundle) -> None:
+    """Write a bundle; the description comes last, so its presence means that all is there.
+
+    Args:
+        folder: Made if need be; an older bundle in it is replaced.
+        bundle: What to save. The model is saved without its loss and optimizer.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / DESCRIPTION_FILE).unlink(missing_ok=True)
+    # A fresh model over the same layers carries no compile state.
+    uncompiled = keras.Model(bundle.model.input, bundle.model.output, name=bundle.model.name)
+    part = folder / f".part-{MODEL_FILE}"
+    uncompiled.save(part)
+    _settle(part, folder / MODEL_FILE)
+    part = folder / f".part-{DESCRIPTION_FILE}"
+    part.write_text(json.dumps({"format": FORMAT, **bundle.description}, indent=2) + "\n")
+    _settle(part, folder / DESCRIPTION_FILE)
+
+
+def load_bundle(folder: Path) -> Bundle:
+    """Read a bundle.
+
+    Args:
+        folder: What `save_bundle` wrote.
+
+    Returns:
+        The bundle.
+
+    Raises:
+        RunError: There is no whole bundle, or it is of a newer format.
+    """
+    try:
+        description = json.loads((folder / DESCRIPTION_FILE).read_text())
+    except FileNotFoundError:
+        raise RunError(
+            f"A trained model must be in {str(folder)!r}, but there is none. "
+            "Its training has not finished an epoch, or was another folder's."
+        ) from None
+    if description.pop("format", None) != FORMAT:
+        raise RunError(f"The model in {str(folder)!r} was written by another version of foveate.")
+    return Bundle(keras.saving.load_model(folder / MODEL_FILE, compile=False), description)
+
+
+def _settle(part: Path, path: Path) -> None:
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
+    part.replace(path)

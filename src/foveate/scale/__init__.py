@@ -1,0 +1,1 @@
+"""Where computation happens: the one door to backends and devices."""

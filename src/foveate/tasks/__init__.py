@@ -1,0 +1,1 @@
+"""What is predicted: a small object that each stage asks the same questions."""

@@ -1,0 +1,164 @@
+"""What happens while a stage runs: the rate, the best epoch, the history, the display."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from foveate.config.settings import ScheduleConfig, StoppingConfig
+from foveate.data.loader import BatchLoader
+from foveate.errors import ConfigError, RunError, nearest
+from foveate.runs import Run
+from foveate.training.schedule import rate_factor
+
+
+def save_weights(model: keras.Model, path: Path) -> None:
+    """Write weights so that the final path never holds a torn file.
+
+    Args:
+        model: Whose weights.
+        path: A path that ends in ``.weights.h5``; its folder exists.
+    """
+    beside = path.with_name(f".part-{path.name}")
+    model.save_weights(beside)
+    with beside.open("rb") as file:
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+def better(value: float, than: float, monitor: str) -> bool:
+    """Say whether a monitored value improves on another; losses fall, all else rises."""
+    return value < than if monitor.endswith("loss") else value > than
+
+
+def monitored(logs: Mapping[str, Any], monitor: str) -> float:
+    """Look up the monitored value of an epoch.
+
+    Raises:
+        ConfigError: No such value is measured.
+        RunError: It is not a finite number.
+    """
+    if monitor not in logs:
+        raise ConfigError(
+            f"recipe.stopping.monitor must be one of {sorted(logs)}, but got {monitor!r}."
+            f"{nearest(monitor, list(logs))}"
+        )
+    value = float(logs[monitor])
+    if not math.isfinite(value):
+        raise RunError(
+            f"Training must keep the loss finite, but got {monitor} = {value}. "
+            "Lower recipe.learning_rate, or set recipe.optimizer.clip_norm to 1."
+        )
+    return value
+
+
+class LearningRate(keras.callbacks.Callback):  # type: ignore[misc]
+    """Sets the rate before every batch, and drops it on a plateau where that is the schedule.
+
+    Args:
+        config: Shape of the schedule.
+        peak: Highest rate.
+        num_batches: Batches in the whole stage.
+        monitor: Value whose plateau counts.
+    """
+
+    def __init__(
+        self, config: ScheduleConfig, peak: float, num_batches: int, monitor: str
+    ) -> None:
+        super().__init__()
+        self._config, self._peak, self._num_batches = config, peak, num_batches
+        self._monitor = monitor
+        self._seen = 0
+        self._scale = 1.0
+        self._best: float | None = None
+        self._waited = 0
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """Set the rate for the middle of the coming batch."""
+        progress = (self._seen + 0.5) / self._num_batches
+        self._seen += 1
+        if keras.backend.backend() == "jax":
+            # JAX trains on a copy of all variables; take it back so that the rate counts.
+            self.model.jax_state_sync()
+        rate = self._peak * self._scale * rate_factor(progress, self._config)
+        self.model.optimizer.learning_rate = rate
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Drop the rate when the monitored value has not improved for long enough."""
+        if self._config.name != "plateau":
+            return
+        value = monitored(logs or {}, self._monitor)
+        if self._best is None or better(value, self._best, self._monitor):
+            self._best, self._waited = value, 0
+            return
+        self._waited += 1
+        if self._waited >= self._config.patience:
+            self._scale = max(self._scale * self._config.factor, self._config.floor)
+            self._waited = 0
+
+
+class BestEpoch(keras.callbacks.Callback):  # type: ignore[misc]
+    """Keeps the weights of the best epoch of all stages, and stops a stage that stands still.
+
+    Args:
+        config: What to watch and how patiently.
+        path: Where the best weights go.
+    """
+
+    def __init__(self, config: StoppingConfig, path: Path) -> None:
+        super().__init__()
+        self._config, self._path = config, path
+        self.value: float | None = None
+        self._waited = 0
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Start counting anew; the best value so far stays."""
+        self._waited = 0
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Keep better weights; stop when patience is at its end."""
+        value = monitored(logs or {}, self._config.monitor)
+        if self.value is None or better(value, self.value, self._config.monitor):
+            self.value, self._waited = value, 0
+            save_weights(self.model, self._path)
+            return
+        self._waited += 1
+        if self._config.patience and self._waited >= self._config.patience:
+            self.model.stop_training = True
+
+
+class History(keras.callbacks.Callback):  # type: ignore[misc]
+    """Writes a line an epoch to the run.
+
+    Args:
+        run: Where to.
+        stage: Name of the stage.
+        loader: Whose waiting time counts.
+    """
+
+    def __init__(self, run: Run, stage: str, loader: BatchLoader) -> None:
+        super().__init__()
+        self._run, self._stage, self._loader = run, stage, loader
+        self._started, self._waited = 0.0, 0.0
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Start the clocks."""
+        self._started, self._waited = time.perf_counter(), self._loader.wait_seconds
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Add the line."""
+        record = {
+            "stage": self._stage,
+            "epoch": epoch + 1,
+            "seconds": round(time.perf_counter() - self._started, 3),
+            "wait_seconds": round(self._loader.wait_seconds - self._waited, 3),
+            "learning_rate": float(self.model.optimizer.learning_rate),
+            **{name: float(value) for name, value in (logs or {}).items()},
+        }
+        self._run.append_history(record)

@@ -1,0 +1,175 @@
+"""From data and settings to everything a run decides before its first step."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foveate.config.settings import RunConfig
+from foveate.data.decode import probe
+from foveate.data.loader import BatchLoader
+from foveate.data.manifest import Manifest, read_manifest
+from foveate.data.masks import scan_masks
+from foveate.data.metadata import MetadataSchema, fit_schema
+from foveate.data.splits import assign_splits
+from foveate.errors import ConfigError
+from foveate.models.backbones import get_backbone
+from foveate.models.build import ModelInputs
+from foveate.models.fusion import MetadataInputs
+from foveate.tasks.base import Task
+from foveate.tasks.classification import Classification
+from foveate.tasks.segmentation import Segmentation
+
+_PROBED = 200
+_LARGEST_NATIVE = 128
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What is to be learned, from what.
+
+    Attributes:
+        manifest: All rows with their splits.
+        task: What is predicted.
+        schema: The metadata columns, fitted on the training split; None without metadata.
+        class_counts: Training samples (pixels for masks) of each class, (K,) int64.
+        image_size: (height, width) the model sees.
+    """
+
+    manifest: Manifest
+    task: Task
+    schema: MetadataSchema | None
+    class_counts: NDArray[np.int64]
+    image_size: tuple[int, int]
+
+    @property
+    def model_inputs(self) -> ModelInputs:
+        """What the model takes."""
+        return ModelInputs(self.image_size, metadata_inputs(self.schema))
+
+    def loader(self, split: str, config: RunConfig) -> BatchLoader:
+        """Make the loader of a split: shuffled and augmented for training, plain otherwise."""
+        train = split == "train"
+        return BatchLoader(
+            self.manifest.split(split),
+            self.image_size,
+            config.data.batch_size,
+            shuffle=train,
+            augment=config.augment if train else None,
+            encode=self.task.encode,
+            num_classes=self.task.num_outputs,
+            metadata=self.schema,
+            decode=config.data.decode,
+            drop_remainder=train,
+            cycle=config.recipe.gradient_accumulation_steps if train else 1,
+            seed=config.seed,
+            threads=config.loader.threads,
+            queue_bytes=config.loader.queue,
+        )
+
+
+def prepare(
+    data: Any, config: RunConfig, report: Callable[[int, int], None] | None = None
+) -> Prepared:
+    """Read the manifest, settle the task, divide the rows, fit the metadata.
+
+    Args:
+        data: A folder, a table file, a dataframe, or a Manifest.
+        config: The settings.
+        report: Called with (masks read, masks to read) while masks are counted.
+
+    Returns:
+        All that the training needs to know.
+
+    Raises:
+        ManifestError: The data does not describe a usable dataset.
+        ConfigError: The settings contradict the data.
+    """
+    manifest = data if isinstance(data, Manifest) else read_manifest(data, config.data)
+    kind = _kind(manifest, config)
+    if kind == "segmentation":
+        manifest, task, counts = _segmentation(manifest, config, report)
+    else:
+        manifest, task, counts = _classification(manifest, config)
+    train = manifest.split("train")
+    schema = fit_schema(train, config.data.columns) if manifest.metadata_columns else None
+    return Prepared(manifest, task, schema, counts, _image_size(train, config))
+
+
+def metadata_inputs(schema: MetadataSchema | None) -> MetadataInputs | None:
+    """Tell the model what the metadata columns look like."""
+    if schema is None:
+        return None
+    return MetadataInputs(
+        means=tuple(column.mean for column in schema.numeric),
+        deviations=tuple(column.deviation for column in schema.numeric),
+        log=tuple(column.log for column in schema.numeric),
+        vocabulary_sizes=tuple(len(column.vocabulary) for column in schema.categorical),
+    )
+
+
+def _kind(manifest: Manifest, config: RunConfig) -> str:
+    found = "segmentation" if manifest.has_masks else "classification"
+    if config.task not in ("auto", found):
+        needed = "masks (data.mask)" if config.task == "segmentation" else "labels (data.label)"
+        raise ConfigError(
+            f"task {config.task!r} needs {needed}, but got a {found} dataset "
+            f"from {manifest.source}."
+        )
+    if found == "classification" and config.recipe.loss.name in ("dice", "cross_entropy_dice"):
+        raise ConfigError(
+            f"recipe.loss must be cross_entropy or focal for labels, but got "
+            f"{config.recipe.loss.name!r}, which is for masks."
+        )
+    if found == "segmentation" and (config.augment.mix.mixup or config.augment.mix.cutmix):
+        raise ConfigError("augment.mix blends labels, not masks: set mixup and cutmix to 0.")
+    return found
+
+
+def _classification(
+    manifest: Manifest, config: RunConfig
+) -> tuple[Manifest, Task, NDArray[np.int64]]:
+    task = Classification(manifest.class_names)
+    manifest = assign_splits(manifest, config.data.splits, config.seed)
+    ids = task.encode(manifest.split("train").table["label"].cast(str).to_list())
+    return manifest, task, np.bincount(ids, minlength=task.num_outputs)
+
+
+def _segmentation(
+    manifest: Manifest, config: RunConfig, report: Callable[[int, int], None] | None
+) -> tuple[Manifest, Task, NDArray[np.int64]]:
+    ignore, names = config.data.masks.ignore, config.data.masks.class_names
+    threads = config.loader.threads or os.cpu_count() or 1
+    scan = scan_masks(manifest, config.data.decode, threads=threads, ignore=ignore, report=report)
+    if len(scan.values) < 2:
+        raise ConfigError(
+            f"Masks must hold at least two classes, but got the value(s) {list(scan.values)} only."
+        )
+    if names and len(names) != len(scan.values):
+        raise ConfigError(
+            f"data.masks.class_names must name the {len(scan.values)} mask values "
+            f"{list(scan.values)}, but got {len(names)} names."
+        )
+    task = Segmentation(names or [str(value) for value in scan.values], scan.values, ignore)
+    manifest = assign_splits(manifest, config.data.splits, config.seed, scan.strata())
+    in_train = (manifest.table["split"].cast(str) == "train").to_numpy()
+    return manifest, task, scan.pixels[in_train].sum(axis=0)
+
+
+def _image_size(train: Manifest, config: RunConfig) -> tuple[int, int]:
+    """The stated size, the backbone's own, or the usual size of the images."""
+    if config.data.image_size is not None:
+        return config.data.image_size
+    native = get_backbone(config.model.backbone).native_size
+    if native is not None:
+        return native
+    rows = np.linspace(0, train.num_samples - 1, min(_PROBED, train.num_samples)).astype(int)
+    sizes = [probe(Path(train.image_path(int(row))), config.data.decode) for row in rows]
+    height, width = np.median(np.array(sizes), axis=0)
+    return min(int(height), _LARGEST_NATIVE), min(int(width), _LARGEST_NATIVE)
