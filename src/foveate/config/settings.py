@@ -26,6 +26,13 @@ class DecodeConfig(Section):
     max_pixels: PositiveInt = 200_000_000
     """Images whose header announces more pixels are refused before they are decoded."""
 
+    @field_validator("range_16bit")
+    @classmethod
+    def _rising(cls, value: tuple[int, int] | None) -> tuple[int, int] | None:
+        if value is not None and value[0] >= value[1]:
+            raise ValueError(f"range_16bit must be black, then a higher white, but got {value}")
+        return value
+
 
 class ColumnConfig(Section):
     """What metadata columns hold, where the inferred kind is not the right one."""

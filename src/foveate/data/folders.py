@@ -85,7 +85,7 @@ def _entries(folder: Path) -> tuple[list[str], list[str]]:
     """Names of the visible folders and image files in a folder, each sorted."""
     folders, images = [], []
     if not folder.is_dir():
-        raise ManifestError(f"{str(folder)!r} must be a folder, but there is none")
+        raise ManifestError(f"{str(folder)!r} must be a folder, but got a file")
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):

@@ -17,6 +17,8 @@ from foveate.errors import ManifestError, SampleError
 _CHUNK = 64  # masks a thread takes at once: small enough to report often
 _COMMON = 10  # rows that give each of the default splits (80/10/10) at least one
 
+_Counts = tuple[NDArray[np.intp], NDArray[np.int64]]  # values and their pixels in one mask
+
 
 @dataclass(frozen=True, eq=False)
 class MaskScan:
@@ -101,9 +103,6 @@ def scan_masks(
             + ("\n- ..." if len(problems) > 5 else "")
         )
     return _gathered(found, ignore)
-
-
-_Counts = tuple[NDArray[np.intp], NDArray[np.int64]]  # values and their pixels in one mask
 
 
 def _scan_chunk(

@@ -25,6 +25,7 @@ FIRST_KNOWN = 2
 """Category codes: the first text of a vocabulary is 2."""
 
 _LARGEST = float(np.finfo(np.float32).max)  # numbers become float32
+_SAMPLE = "\0sample"  # no column of a file has this name
 _MANY = 1000  # distinct texts above which a column may be an identifier
 
 
@@ -159,10 +160,7 @@ def _table(source: Manifest | pl.DataFrame) -> pl.DataFrame:
     else:
         table = source
         sample = pl.Series([f"row {row}" for row in range(source.height)], dtype=pl.String)
-    return table.with_columns(sample.alias(_SAMPLE))
-
-
-_SAMPLE = "\0sample"  # no column of a file has this name
+    return pl.DataFrame([sample.alias(_SAMPLE), *table])
 
 
 def _data_columns(table: pl.DataFrame) -> list[str]:
@@ -238,7 +236,7 @@ def _cells(found: pl.DataFrame, name: str) -> str:
 def _fit_numeric(table: pl.DataFrame, name: str, log: bool, problems: list[str]) -> NumericColumn:
     told = len(problems)
     values = _numbers(table, name, log, problems).drop_nulls().to_numpy()
-    if not values.size:
+    if not values.size and len(problems) == told:
         problems.append(_no_values(name))
     if len(problems) > told:
         return NumericColumn(name, 0.0, 1.0, log)

@@ -110,6 +110,8 @@ def _follow(given: Codes, groups: Codes) -> Codes:
 
 def _by_class(kinds: Codes, shares: Floats, rng: np.random.Generator) -> Codes:
     """Divide single rows; returns split codes of shape (rows,)."""
+    if not kinds.size:
+        return kinds
     _, classes, sizes = np.unique(kinds, return_inverse=True, return_counts=True)
     counts = _quotas(sizes, shares)
     shuffled = np.lexsort((rng.random(kinds.size), classes))  # class by class, random within
@@ -160,14 +162,15 @@ def _lend(counts: Codes, due: Floats, split: int) -> None:
 def _by_group(kinds: Codes, groups: Codes, shares: Floats, rng: np.random.Generator) -> Codes:
     """Divide whole groups, the largest first; returns split codes of shape (rows,).
 
-    Each group goes where it lowers Pearson's chi-square between the class counts and their dues
-    most; all rows together count as one more class, which keeps the totals right where classes
-    are small. A group with a class that train lacks goes to train.
+    Each group goes where it most lowers Pearson's chi-square between the class counts and their
+    dues: relative to its due, each split is then filled at the same pace, so that all get large
+    and small groups. All rows together count as one more class, which keeps the totals right
+    where classes are small. A group with a class that train lacks goes to train.
     """
+    if not kinds.size:
+        return kinds
     _, classes, sizes = np.unique(kinds, return_inverse=True, return_counts=True)
     _, members, rows = np.unique(groups, return_inverse=True, return_counts=True)
-    if not rows.size:
-        return members
     width = sizes.size + 1
     cells = np.concatenate([members * width + classes, members * width + sizes.size])
     cells, counts = np.unique(cells, return_counts=True)
@@ -176,13 +179,14 @@ def _by_group(kinds: Codes, groups: Codes, shares: Floats, rng: np.random.Genera
     active = np.flatnonzero(shares > 0)
     due = np.append(sizes, kinds.size)[:, None] * shares[active]  # (classes + 1, splits)
     need = due.copy()
+    scale = due + rows.mean()  # where less than one group is due, chi-square alone is too strict
     trained = np.zeros(width, bool)
     chosen = np.empty(rows.size, np.int64)
     for group in np.lexsort((rng.random(rows.size), -rows)):
         cell = slice(starts[group], starts[group + 1])
         held, size = columns[cell], counts[cell, None]
-        # (need - size)^2 / due less need^2 / due, with its sign turned:
-        gain = ((2 * need[held] - size) * size / due[held]).sum(axis=0)
+        # need^2 / scale becomes (need - size)^2 / scale; this is the difference:
+        gain = ((2 * need[held] - size) * size / scale[held]).sum(axis=0)
         best = int(np.argmax(gain)) if trained[held].all() else 0
         trained[held] |= best == 0
         need[held, best] -= size[:, 0]

@@ -6,9 +6,11 @@ so it comes first.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import sys
+from collections.abc import Iterator
 from typing import Literal
 
 from foveate.errors import ConfigError, MissingDependencyError
@@ -69,14 +71,29 @@ def prepare(wanted: str = "auto") -> str:
     os.environ["KERAS_BACKEND"] = backend
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     if backend == "tensorflow":
-        import tensorflow as tf
+        with _native_messages_muted():
+            import tensorflow as tf
 
+            devices = tf.config.list_physical_devices("GPU")
         tf.get_logger().setLevel("ERROR")
-        for device in tf.config.list_physical_devices("GPU"):
+        for device in devices:
             # Without it TensorFlow takes all memory of the device at once.
             if not tf.config.experimental.get_memory_growth(device):
                 tf.config.experimental.set_memory_growth(device, True)
     return backend
+
+
+@contextlib.contextmanager
+def _native_messages_muted() -> Iterator[None]:
+    """Hide what TensorFlow's native code prints while it loads; no setting of its own does."""
+    saved = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
 
 
 def devices() -> list[str]:

@@ -1,0 +1,1 @@
+"""One script a claim: each prints a table of ratios against peers measured in the same run."""
