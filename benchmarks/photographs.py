@@ -15,7 +15,7 @@ PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "retina", "rocket")
 
 _FILES_A_CLASS = 80
 _SIZE = (375, 500)  # (height, width) of the typical photograph in ImageNet
-_FILE_BYTES = 57_000
+_FILE_BYTES = 60_000  # at most; most files come out some 5 % smaller
 
 
 def photograph_folder() -> Path:

@@ -193,11 +193,11 @@ def split_tokens(tokens: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     words: list[str] = []
     settings: dict[str, str] = {}
     rest = iter(tokens)
-    for token in rest:
-        if not token.startswith("-") or token == "-":
-            words.append(token)
+    for word in rest:
+        if not word.startswith("-"):
+            words.append(word)
             continue
-        key, equals, value = token.lstrip("-").partition("=")
+        key, equals, value = word.lstrip("-").partition("=")
         if not equals:
             following = next(rest, None)
             if following is None or following.startswith("--"):

@@ -1,4 +1,4 @@
-"""The exceptions Foveate raises on purpose; each says what must hold, what was found, what to do."""
+"""What Foveate raises on purpose: what must hold, what was found, what to do."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from foveate.errors import ConfigError
+from foveate.models.backbones import build_backbone
 from foveate.models.efficientnet_lite import NATIVE_SIDES, efficientnet_lite
 from foveate.models.pixels import PixelScaling
 from foveate.models.torch_file import read_tensors
@@ -79,6 +80,12 @@ class TestNetwork:
         models = [efficientnet_lite(0, (32, 32, 3), top, weights_file(0)) for top in (True, False)]
         kernels = [model.get_layer("block3b_dwconv").get_weights()[0] for model in models]
         np.testing.assert_array_equal(*kernels)
+
+    def test_backbone_takes_the_packaged_weights_by_itself(self) -> None:
+        backbone = build_backbone("efficientnet_lite0", (32, 32)).get_layer("efficientnet_lite0")
+        expected = efficientnet_lite(0, (32, 32, 3), weights=weights_file(0)).get_weights()
+        for got, array in zip(backbone.get_weights(), expected, strict=True):
+            np.testing.assert_array_equal(got, array)
 
 
 class TestTorchFile:

@@ -58,9 +58,9 @@ def to_toml(config: RunConfig, comments: bool = False) -> str:
     return "\n".join(_section_lines(config, "", comments)).strip() + "\n"
 
 
-def setting_fields(section: type[Section] = RunConfig, prefix: str = "") -> Iterator[
-    tuple[str, FieldInfo]
-]:
+def setting_fields(
+    section: type[Section] = RunConfig, prefix: str = ""
+) -> Iterator[tuple[str, FieldInfo]]:
     """Iterate over all settings.
 
     Args:
@@ -71,14 +71,11 @@ def setting_fields(section: type[Section] = RunConfig, prefix: str = "") -> Iter
         Dotted key and field of every setting that is not itself a section.
     """
     for name, field in section.model_fields.items():
-        if _is_section(field.annotation):
-            yield from setting_fields(field.annotation, f"{prefix}{name}.")
+        kind: Any = field.annotation
+        if isinstance(kind, type) and issubclass(kind, Section):
+            yield from setting_fields(kind, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", field
-
-
-def _is_section(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, Section)
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -182,8 +179,9 @@ def _toml_value(value: Any) -> str | None:
     if value is None:
         return None
     if isinstance(value, ByteSize):
-        exact = value.human_readable(separator="")
-        return f'"{exact}"' if ByteSize._validate(exact, None) == value else str(int(value))
+        units = ("KiB", 2**10), ("MiB", 2**20), ("GiB", 2**30), ("TiB", 2**40)
+        exact = [f'"{value // size}{unit}"' for unit, size in units if value % size == 0]
+        return exact[-1] if exact and value else str(int(value))
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):

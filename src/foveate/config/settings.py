@@ -65,7 +65,9 @@ class SplitConfig(Section):
     @model_validator(mode="after")
     def _leave_some_to_train(self) -> SplitConfig:
         if self.validation + self.test >= 1.0:
-            raise ValueError(f"validation + test must be below 1, but got {self.validation + self.test}")
+            raise ValueError(
+                f"validation + test must be below 1, but got {self.validation + self.test}"
+            )
         return self
 
 
@@ -134,7 +136,7 @@ class ModelConfig(Section):
     l2: Annotated[float, Field(ge=0.0)] = 0.0
     """L2 penalty on the head's kernel."""
     fusion: Literal["concatenate", "film"] = "concatenate"
-    """How metadata joins the image: beside its features, or by scaling and shifting them (FiLM)."""
+    """How metadata joins the image: beside its features, or scaling and shifting them (FiLM)."""
     decoder_channels: tuple[PositiveInt, ...] = (256, 128, 64, 32, 16)
     """Channels of the U-Net decoder from the bottleneck up (segmentation)."""
 

@@ -35,7 +35,7 @@ _ENDLESS = 2**62
 IGNORED = 255
 
 
-class BatchLoader(keras.utils.PyDataset, DataAdapter):  # type: ignore[misc]
+class BatchLoader(keras.utils.PyDataset, DataAdapter):
     """Streams batches of a manifest into `fit`, `evaluate`, `predict` or a loop.
 
     ``model.fit(loader, validation_data=other)`` works on every Keras backend. A batch is

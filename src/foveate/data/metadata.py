@@ -71,6 +71,12 @@ class MetadataSchema:
     numeric: tuple[NumericColumn, ...]
     categorical: tuple[CategoricalColumn, ...]
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the source calls the columns."""
+        numeric = [column.name for column in self.numeric]
+        return (*numeric, *(column.name for column in self.categorical))
+
     def arrays(
         self, source: Manifest | pl.DataFrame
     ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
@@ -87,9 +93,7 @@ class MetadataSchema:
             ManifestError: If a column is not there, or a number is not one, or out of range.
         """
         table = _table(source)
-        names = [column.name for column in self.numeric]
-        names += [column.name for column in self.categorical]
-        if lacking := [repr(name) for name in names if name not in table.columns]:
+        if lacking := [repr(name) for name in self.names if name not in table.columns]:
             raise ManifestError(
                 f"metadata must have the columns the model was trained with, but got no "
                 f"{listed(lacking, 12)}; it has: {listed(_data_columns(table), 12)}"

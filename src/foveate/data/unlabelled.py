@@ -10,7 +10,6 @@ import polars as pl
 from foveate.config.settings import DataConfig
 from foveate.data.checks import checked
 from foveate.data.folders import IMAGE_SUFFIXES
-from foveate.data.listing import Listing
 from foveate.data.manifest import Manifest
 from foveate.data.tables import TABLE_SUFFIXES, existing_path, read_table
 from foveate.errors import ManifestError, listed

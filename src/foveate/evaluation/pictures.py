@@ -36,7 +36,7 @@ def write_pictures(predictor: Predictor, manifest: Manifest, folder: Path) -> li
     if manifest.num_samples == 0:
         return []
     folder.mkdir(parents=True)
-    paths = []
+    paths: list[Path] = []
     loader = predictor.loader(manifest, batch_size=min(8, manifest.num_samples))
     for inputs, targets, logits in predictor.stream(loader):
         for place, image in enumerate(inputs["images"]):
@@ -71,4 +71,6 @@ def _shrink(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     height, width = image.shape[:2]
     scale = _SIDE / max(height, width)
     size = max(round(width * scale), 1), max(round(height * scale), 1)
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST)
+    return cv2.resize(
+        image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
+    )

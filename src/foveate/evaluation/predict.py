@@ -92,7 +92,8 @@ class Predictor:
             loader: One of `loader`'s.
 
         Yields:
-            Inputs and targets (None if not known) of a batch, and logits float32 (B, K) or (B, H, W, K).
+            Inputs of a batch; its targets, None if not known; logits float32 (B, K) or
+            (B, H, W, K).
         """
         try:
             for inputs, *rest in loader:

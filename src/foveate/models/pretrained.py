@@ -80,11 +80,14 @@ def _download(construct: Callable[..., keras.Model], name: str) -> keras.Model:
 
 def _load_file(model: keras.Model, name: str, path: Path) -> None:
     try:
-        if path.suffix == ".keras":
-            _copy_weights(model, keras.saving.load_model(path, compile=False))
-        else:
-            model.load_weights(path)
-    except (ValueError, TypeError, KeyError, OSError) as error:
+        with warnings.catch_warnings():
+            # Keras only warns where layers keep their random weights.
+            warnings.filterwarnings("error", message="Skipping nested container")
+            if path.suffix == ".keras":
+                _copy_weights(model, keras.saving.load_model(path, compile=False))
+            else:
+                model.load_weights(path)
+    except (ValueError, TypeError, KeyError, OSError, UserWarning) as error:
         raise ConfigError(
             f"{path} must hold the weights of {name} without its top, but got: {error}. Give the "
             "file of the same network (Keras calls those without top '..._notop.h5')."

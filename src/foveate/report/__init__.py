@@ -1,1 +1,1 @@
-"""From a run folder to one offline HTML file."""
+"""From a run folder to one offline HTML page; free of Keras."""

@@ -88,6 +88,6 @@ def _backend(name: str) -> tuple[str, str]:
             check=True,
         )
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-        reason = (error.stderr or "does not answer").strip().splitlines()[-1]
+        reason = str(error.stderr or "does not answer").strip().splitlines()[-1]
         return f"{version}, but it does not start: {reason}", f"pip install --upgrade {name}"
     return f"{version} on {answer.stdout.strip().splitlines()[-1]}", ""

@@ -11,6 +11,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Literal
 
 from foveate.errors import ConfigError, MissingDependencyError
@@ -48,7 +49,7 @@ def choose_backend(wanted: str = "auto") -> str:
         raise ConfigError(f"The backend must be one of {list(BACKENDS)}, but got {wanted!r}.")
     if wanted not in installed_backends():
         raise MissingDependencyError(
-            f"The backend {wanted!r} is not installed. Run: pip install \"foveate[{wanted}]\""
+            f'The backend {wanted!r} is not installed. Run: pip install "foveate[{wanted}]"'
         )
     if running is not None and running != wanted:
         raise ConfigError(
@@ -88,7 +89,7 @@ def _native_messages_muted() -> Iterator[None]:
     """Hide what TensorFlow's native code prints while it loads; no setting of its own does."""
     saved = os.dup(2)
     try:
-        with open(os.devnull, "wb") as nowhere:
+        with Path(os.devnull).open("wb") as nowhere:
             os.dup2(nowhere.fileno(), 2)
         yield
     finally:
@@ -97,15 +98,24 @@ def _native_messages_muted() -> Iterator[None]:
 
 
 def devices() -> list[str]:
-    """Name the devices the backend computes on, such as ``["cpu:0"]``."""
+    """Name the devices that the backend computes on, such as ``["cpu"]`` or ``["gpu:0"]``."""
     import keras
 
-    return [str(device) for device in keras.distribution.list_devices()] or ["cpu"]
+    match keras.backend.backend():
+        case "torch":
+            import torch
+
+            found = [f"gpu:{index}" for index in range(torch.cuda.device_count())]
+            if torch.backends.mps.is_available():
+                found.append("gpu:mps")
+        case _:
+            found = [name for name in keras.distribution.list_devices() if "cpu" not in name]
+    return found or ["cpu"]
 
 
 def jit_compile() -> bool | Literal["auto"]:
     """Say how to compile Keras models: XLA slows TensorFlow on the CPU several times."""
     import keras
 
-    on_cpu = not any("gpu" in name.lower() or "cuda" in name.lower() for name in devices())
-    return False if keras.backend.backend() == "tensorflow" and on_cpu else "auto"
+    slow = keras.backend.backend() == "tensorflow" and devices() == ["cpu"]
+    return False if slow else "auto"

@@ -147,7 +147,9 @@ class SegmentationScorer(Scorer):
         }
 
 
-def confusion(targets: NDArray[Any], predicted: NDArray[Any], num_classes: int) -> NDArray[np.int64]:
+def confusion(
+    targets: NDArray[Any], predicted: NDArray[Any], num_classes: int
+) -> NDArray[np.int64]:
     """Count pixels by true and predicted class.
 
     Args:

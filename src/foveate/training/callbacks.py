@@ -58,7 +58,7 @@ def monitored(logs: Mapping[str, Any], monitor: str) -> float:
     return value
 
 
-class LearningRate(keras.callbacks.Callback):  # type: ignore[misc]
+class LearningRate(keras.callbacks.Callback):
     """Sets the rate before every batch, and drops it on a plateau where that is the schedule.
 
     Args:
@@ -103,7 +103,7 @@ class LearningRate(keras.callbacks.Callback):  # type: ignore[misc]
             self._waited = 0
 
 
-class BestEpoch(keras.callbacks.Callback):  # type: ignore[misc]
+class BestEpoch(keras.callbacks.Callback):
     """Keeps the weights of the best epoch of all stages, and stops a stage that stands still.
 
     Args:
@@ -133,7 +133,7 @@ class BestEpoch(keras.callbacks.Callback):  # type: ignore[misc]
             self.model.stop_training = True
 
 
-class History(keras.callbacks.Callback):  # type: ignore[misc]
+class History(keras.callbacks.Callback):
     """Writes a line an epoch to the run.
 
     Args:

@@ -16,7 +16,7 @@ from foveate.data.loader import BatchLoader
 _REFRESH_SECONDS = 0.25
 
 
-class ProgressDisplay(keras.callbacks.Callback):  # type: ignore[misc]
+class ProgressDisplay(keras.callbacks.Callback):
     """Shows a stage on a console; without a terminal only the line of each epoch.
 
     Args:

@@ -229,7 +229,9 @@ def _leaving_nothing_half_done(run: Run) -> Iterator[None]:
 def _announce(console: Console, prepared: Prepared, config: RunConfig) -> None:
     counts = prepared.manifest.table["split"].cast(str).value_counts()
     sizes = dict(counts.iter_rows())
-    shares = ", ".join(f"{sizes.get(name, 0):,} {name}" for name in ("train", "validation", "test"))
+    shares = ", ".join(
+        f"{sizes.get(name, 0):,} {name}" for name in ("train", "validation", "test")
+    )
     height, width = prepared.image_size
     console.print(
         f"{prepared.manifest.num_samples:,} samples ({shares}) · {prepared.task.name} in "

@@ -1,0 +1,240 @@
+"""From a run folder to one HTML file that needs nothing else: no network, no script."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import operator
+import shlex
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from foveate.config.files import setting_fields
+from foveate.config.settings import RunConfig
+from foveate.errors import RunError
+from foveate.report import figures, summary
+from foveate.runs import Run, write_atomically
+
+_JUDGED_ON = ("test", "validation", "train")
+_SPELLINGS = {"iou": "IoU", "roc": "ROC", "auc": "AUC", "f1": "F1"}
+_PRIMARY = {"classification": "accuracy", "segmentation": "mean_iou"}
+# Class 1, 2, ... in the overlays that `foveate.evaluation.pictures` draws; class 0 stays clear.
+OVERLAY_COLORS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#d55e00", "#cc79a7")
+
+
+def write_report(run: Run) -> Path:
+    """Write a run's report: data, curves, scores, mistakes and settings on one offline page.
+
+    Args:
+        run: A run that has begun; whatever is missing yet, such as scores, the page says.
+
+    Returns:
+        Path of the HTML file; an earlier one is replaced.
+
+    Raises:
+        RunError: The run has no samples yet, or one of its files is damaged.
+        ConfigError: Its settings cannot be read.
+    """
+    environment = Environment(
+        loader=PackageLoader("foveate.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "number": _number,
+        "percent": lambda share: f"{share * 100:.1f}\u00a0%",
+        "duration": _duration,
+        "words": _words,
+        "svg": Markup,
+    }
+    page = environment.get_template("report.html.j2").render(_content(run))
+    write_atomically(run.report_path, page)
+    return run.report_path
+
+
+def _content(run: Run) -> dict[str, Any]:
+    """Gather all that the page shows."""
+    config = run.config()
+    history = run.history()
+    paths = [(split, run.evaluation_path(split)) for split in _JUDGED_ON]
+    outcomes = [run.load_json(path) for _, path in paths if path.exists()]
+    data = _data(run)
+    return {
+        "name": run.folder.resolve().name,
+        "folder": shlex.quote(str(run.folder)),
+        "status": run.status(),
+        "config": config,
+        "config_text": run.config_path.read_text(),
+        "changed": _changed_settings(config),
+        "data": data,
+        "best_split": next((split for split in _JUDGED_ON if split in data["splits"]), "test"),
+        "training": _training(history, config.recipe.stopping.monitor),
+        "judgements": [_judgement(run, outcome) for outcome in outcomes],
+        "overlay_colors": OVERLAY_COLORS,
+        "most_named": figures.MOST_NAMED,
+    }
+
+
+def _changed_settings(config: RunConfig) -> list[tuple[str, Any]]:
+    """List the settings that are not the defaults, by dotted key."""
+    default = RunConfig()
+
+    def value(of: RunConfig, key: str) -> Any:
+        return reduce(getattr, key.split("."), of)
+
+    keys = [key for key, _ in setting_fields()]
+    return [(key, value(config, key)) for key in keys if value(config, key) != value(default, key)]
+
+
+def _data(run: Run) -> dict[str, Any]:
+    """Say what the run learned from."""
+    if not run.manifest_path.exists():
+        raise RunError(
+            f"A report needs the samples of the run, but {str(run.folder)!r} has no "
+            f"{run.manifest_path.name}. It stopped before it began: train again."
+        )
+    table = pl.read_parquet(run.manifest_path, glob=False)
+    about = json.loads(pl.read_parquet_metadata(run.manifest_path).get("foveate.manifest", "{}"))
+    splits = summary.split_counts(table)
+    classes = summary.class_counts(table, list(splits))
+    totals = [sum(record["counts"]) for record in classes]
+    return {
+        "source": about.get("source", ""),
+        "num_samples": table.height,
+        "splits": splits,
+        "classes": classes,
+        "imbalance": max(totals) / min(totals) if totals else 1.0,
+        "groups": summary.group_counts(table),
+        "weighted": "weight" in table.columns,
+        "metadata": summary.describe_metadata(table),
+    }
+
+
+def _training(history: Sequence[Mapping[str, Any]], monitor: str) -> dict[str, Any]:
+    """Say how the training went."""
+    metrics = summary.metric_names(history)
+    best = summary.best_epoch(history, monitor)
+    curves = [
+        (metric, figures.curve_figure(history, metric, best[0] if best else None))
+        for metric in metrics
+    ]
+    columns = [name for metric in metrics for name in (metric, f"val_{metric}")]
+    return {
+        "num_epochs": len(history),
+        "seconds": sum(record.get("seconds", 0.0) for record in history),
+        "wait_seconds": sum(record.get("wait_seconds", 0.0) for record in history),
+        "from_scratch": all(record.get("stage") == "scratch" for record in history),
+        "validated": any(name.startswith("val_") for record in history for name in record),
+        "best": best,
+        "curves": [(metric, svg) for metric, svg in curves if svg is not None],
+        "columns": [name for name in columns if any(name in record for record in history)],
+        "epochs": history,
+    }
+
+
+def _judgement(run: Run, outcome: Mapping[str, Any]) -> dict[str, Any]:
+    """Say how good the model is on one split."""
+    split, names = outcome["split"], outcome["class_names"]
+    per_pixel = outcome["task"] == "segmentation"
+    counts = np.asarray(outcome["confusion_matrix"], np.int64).reshape(len(names), len(names))
+    primary = _PRIMARY[outcome["task"]]
+    total = int(counts.sum())
+    judgement = {
+        **{key: outcome[key] for key in ("split", "num_samples", "image_size", "scores")},
+        "class_names": names,
+        "per_pixel": per_pixel,
+        "primary": primary,
+        "value": outcome["scores"].get(primary),
+        "total": total,
+        "num_right": int(counts.trace()),
+        "per_class": outcome["per_class"],
+        "weakest": _weakest(outcome["per_class"], "iou" if per_pixel else "f1"),
+        "pairs": summary.confused_pairs(counts, names) if len(names) > 2 else [],
+        "worst": [_with_picture(run, record) for record in outcome["worst"]],
+        "confusion": None,
+        "interval": None,
+        "constant": None,
+        **_distribution(run, split, per_pixel),
+    }
+    if total:
+        name = f"confusion-{split}"
+        judgement["confusion"] = figures.confusion_figure(name, counts, names, per_pixel)
+    if total and not per_pixel:
+        low, high = summary.wilson_interval(counts.trace() / total, total)
+        judgement["interval"] = float(low), float(high)
+        judgement["constant"] = counts.sum(axis=1).max() / total
+    return judgement
+
+
+def _weakest(per_class: Sequence[Mapping[str, Any]], score: str) -> list[tuple[str, float]]:
+    """Name up to five classes of the lowest score, where there are more to look through."""
+    known = [(record["class"], record[score]) for record in per_class if _is_known(record[score])]
+    faulty = [(name, value) for name, value in known if value < 1]
+    return sorted(faulty, key=operator.itemgetter(1))[:5] if len(known) > 5 else []
+
+
+def _distribution(run: Run, split: str, per_pixel: bool) -> dict[str, Any]:
+    """Draw what the single predictions tell: image scores, or confidence against truth."""
+    nothing = {"distribution": None, "mean_confidence": None}
+    path = run.predictions_path(split)
+    table = pl.read_parquet(path, glob=False) if path.exists() else pl.DataFrame()
+    if per_pixel:
+        if "mean_iou" not in table.columns:
+            return nothing
+        values = table["mean_iou"].fill_nan(None).drop_nulls().to_numpy()
+        svg = (
+            figures.histogram_figure(f"images-{split}", values, "mean IoU")
+            if len(values)
+            else None
+        )
+        return {**nothing, "distribution": svg}
+    if table.is_empty() or not {"label", "predicted", "confidence"} <= set(table.columns):
+        return nothing
+    confidence = table["confidence"].cast(pl.Float64).to_numpy()
+    right = (table["label"].cast(pl.String) == table["predicted"].cast(pl.String)).to_numpy()
+    svg = figures.reliability_figure(f"confidence-{split}", confidence, right)
+    return {"distribution": svg, "mean_confidence": confidence.mean()}
+
+
+def _with_picture(run: Run, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Put a picture's bytes in place of its path; None if the file is gone."""
+    path = run.folder / record["picture"]
+    data = base64.b64encode(path.read_bytes()).decode() if path.is_file() else None
+    return {**record, "picture": data and f"data:image/jpeg;base64,{data}"}
+
+
+def _is_known(value: Any) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def _number(value: Any) -> str:
+    """Write a count in full and a measure to three decimals; small ones keep two digits."""
+    if not _is_known(value):
+        return "n/a"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.3f}" if abs(value) >= 0.01 or value == 0 else f"{value:.2g}"
+
+
+def _words(name: str) -> str:
+    """Write the name of a score as words."""
+    return " ".join(_SPELLINGS.get(word, word) for word in name.split("_"))
+
+
+def _duration(seconds: float) -> str:
+    """Write seconds as a person would say them."""
+    minutes, rest = divmod(round(seconds), 60)
+    if not minutes:
+        return f"{rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
