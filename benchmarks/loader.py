@@ -22,7 +22,7 @@ import simplejpeg
 
 from benchmarks.measuring import (
     Stream,
-    images_per_second,
+    measure_stream,
     print_machine,
     print_ratios,
     take_turns,
@@ -55,16 +55,14 @@ def main() -> None:
     runtime.prepare("tensorflow")
     folder = arguments.data or photograph_folder()
     streams = contestants(folder, arguments.threads)
-    rates = take_turns(
-        {
-            name: partial(images_per_second, stream, arguments.seconds)
-            for name, stream in streams.items()
-        },
-        arguments.rounds,
-    )
+    turns = {
+        name: partial(measure_stream, stream, arguments.seconds)
+        for name, stream in streams.items()
+    }
+    speeds = take_turns(turns, arguments.rounds)
     print_machine("foveate", "keras", "tensorflow-cpu", "tensorflow", "nvidia-dali-cuda120")
     print(f"{arguments.threads} threads, {arguments.rounds} rounds in turn\n")
-    print_ratios(rates, _OURS)
+    print_ratios(speeds, _OURS)
 
 
 def contestants(folder: Path, threads: int) -> dict[str, Stream]:
@@ -77,9 +75,11 @@ def contestants(folder: Path, threads: int) -> dict[str, Stream]:
     Returns:
         Name to stream; DALI only where it is installed.
     """
-    streams = {
+    flow = _image_data_generator(folder)
+    streams: dict[str, Stream] = {
         _OURS: _foveate(folder, threads),
-        "ImageDataGenerator": _image_data_generator(folder, threads),
+        "ImageDataGenerator": partial(_by_index, flow, threads=1),
+        "the same in threads": partial(_by_index, flow, threads=threads),
         "Keras layers": _keras_layers(folder, threads),
     }
     if importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.dali"):
@@ -105,7 +105,7 @@ def _foveate(folder: Path, threads: int) -> Stream:
     return stream
 
 
-def _image_data_generator(folder: Path, threads: int) -> Stream:
+def _image_data_generator(folder: Path) -> Any:
     from keras.src.legacy.preprocessing.image import ImageDataGenerator
 
     generator = ImageDataGenerator(
@@ -116,10 +116,12 @@ def _image_data_generator(folder: Path, threads: int) -> Stream:
         zoom_range=0.2,
         horizontal_flip=True,
     )
-    flow = generator.flow_from_directory(str(folder), target_size=_SIZE, batch_size=_BATCH)
+    return generator.flow_from_directory(str(folder), target_size=_SIZE, batch_size=_BATCH)
 
-    # A PyDataset: Keras' own workers call it by index from threads, too.
-    return partial(_threaded, lambda index: len(flow[index][1]), range(len(flow)), threads)
+
+def _by_index(flow: Any, threads: int) -> Batches:
+    """As Keras' workers do: they call a PyDataset by index, one of them unless told otherwise."""
+    return _threaded(lambda index: len(flow[index][1]), range(len(flow)), threads)
 
 
 def _keras_layers(folder: Path, threads: int) -> Stream:
@@ -197,9 +199,7 @@ def _decoding(folder: Path, threads: int) -> Stream:
     return partial(_threaded, decode, batches, threads)
 
 
-def _threaded(
-    function: Callable[[Item], int], items: Sequence[Item], threads: int
-) -> Batches:
+def _threaded(function: Callable[[Item], int], items: Sequence[Item], threads: int) -> Batches:
     """Yield what a function gives for each item, again and again, with no pause in between."""
     pool = ThreadPoolExecutor(threads)
     try:

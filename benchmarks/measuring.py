@@ -5,16 +5,59 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-import statistics
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 Stream = Callable[[], Generator[int, None, None]]
 """Starts something that yields the number of images in each batch, without an end."""
 
 
-def images_per_second(stream: Stream, seconds: float) -> float:
+@dataclass(frozen=True)
+class Speed:
+    """What one measurement counted.
+
+    Attributes:
+        images: How many came.
+        seconds: How long it took.
+        cpu_seconds: What all threads of the process computed in that time. Other work on the
+            machine stretches `seconds`, but hardly this.
+    """
+
+    images: int
+    seconds: float
+    cpu_seconds: float
+
+    @property
+    def per_second(self) -> float:
+        """Images in a second."""
+        return self.images / self.seconds
+
+    @property
+    def cpu_milliseconds(self) -> float:
+        """Computing time of one image."""
+        return 1000 * self.cpu_seconds / self.images
+
+
+class Clock:
+    """Counts seconds and computing seconds from its making on."""
+
+    def __init__(self) -> None:
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds so far."""
+        return time.perf_counter() - self._wall
+
+    def speed(self, images: int) -> Speed:
+        """Say how fast so many images came."""
+        return Speed(images, self.seconds, time.process_time() - self._cpu)
+
+
+def measure_stream(stream: Stream, seconds: float) -> Speed:
     """Count what a stream gives from its start on, so that nothing read ahead comes for free.
 
     Args:
@@ -22,52 +65,53 @@ def images_per_second(stream: Stream, seconds: float) -> float:
         seconds: How long, at least one batch.
 
     Returns:
-        Images in a second.
+        Its speed.
     """
-    batches = stream()
-    images, elapsed, started = 0, 0.0, time.perf_counter()
-    while elapsed < seconds:
+    images, clock, batches = 0, Clock(), stream()
+    while clock.seconds < seconds:
         images += next(batches)
-        elapsed = time.perf_counter() - started
+    speed = clock.speed(images)
     batches.close()
-    return images / elapsed
+    return speed
 
 
 def take_turns(
-    contestants: Mapping[str, Callable[[], float]], rounds: int
-) -> dict[str, list[float]]:
+    contestants: Mapping[str, Callable[[], Speed]], rounds: int
+) -> dict[str, list[Speed]]:
     """Measure all in turn, again and again: a busy moment of the machine then hits all alike.
 
     Args:
-        contestants: Name to what measures images in a second.
+        contestants: Name to what measures it.
         rounds: How often, after a first one that only warms up.
 
     Returns:
-        Name to images in a second, one value a round.
+        Name to its speed in each round.
     """
-    rates: dict[str, list[float]] = {name: [] for name in contestants}
+    speeds: dict[str, list[Speed]] = {name: [] for name in contestants}
     for turn in range(rounds + 1):
         for name, measure in contestants.items():
-            rate = measure()
+            speed = measure()
             if turn > 0:
-                rates[name].append(rate)
-    return rates
+                speeds[name].append(speed)
+    return speeds
 
 
-def print_ratios(rates: Mapping[str, Sequence[float]], ours: str) -> None:
-    """Print medians over the rounds, and how our rate compares within each round.
+def print_ratios(speeds: Mapping[str, Sequence[Speed]], ours: str) -> None:
+    """Print medians over the rounds, and how ours compares within each round.
 
     Args:
-        rates: Name to images in a second, one value a round.
-        ours: The name that the others are compared with.
+        speeds: Name to the speeds of each round.
+        ours: The name that all are compared with.
     """
-    width = max(map(len, rates))
-    print(f"{'':{width}}  images/s  {ours} is times this (lowest to highest round)")
-    for name, values in rates.items():
-        ratios = [mine / value for mine, value in zip(rates[ours], values, strict=True)]
+    width = max(map(len, speeds))
+    print(f"{'':{width}}  images/s  CPU ms/image  {ours} / this (lowest to highest round)")
+    for name, rounds in speeds.items():
+        pairs = zip(speeds[ours], rounds, strict=True)
+        ratios = [mine.per_second / other.per_second for mine, other in pairs]
         print(
-            f"{name:{width}}  {statistics.median(values):8,.0f}  "
-            f"{statistics.median(ratios):5.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+            f"{name:{width}}  {median(speed.per_second for speed in rounds):8,.0f}  "
+            f"{median(speed.cpu_milliseconds for speed in rounds):12.2f}  "
+            f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
         )
 
 

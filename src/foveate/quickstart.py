@@ -27,7 +27,7 @@ SETTINGS: Mapping[str, Mapping[str, str]] = {
         "augment.geometry.shift": "0.06",
         "augment.geometry.zoom": "0.08",
         "model.backbone": "simple_cnn",
-        "recipe.epochs": "12",
+        "recipe.epochs": "8",
     },
     "segmentation": {
         "data.image_size": "96",

@@ -18,9 +18,10 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file so that a reader or a crash sees the old content or the new, never a part.
 
     Args:
-        path: The file; its folder exists.
+        path: The file; its folder is made if need be.
         content: Text (stored as UTF-8) or bytes.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode() if isinstance(content, str) else content
     beside = path.with_name(f".{path.name}.part")
     with beside.open("wb") as file:
@@ -146,7 +147,7 @@ class Run:
 
     def evaluation_path(self, split: str) -> Path:
         """Where the scores of a split are, as JSON."""
-        return self._inside("evaluation") / f"{split}.json"
+        return self.folder / "evaluation" / f"{split}.json"
 
     def mistakes_folder(self, split: str) -> Path:
         """Where pictures of the worst predictions of a split are."""
@@ -154,12 +155,7 @@ class Run:
 
     def predictions_path(self, split: str) -> Path:
         """Where the predictions on a split are, as Parquet."""
-        return self._inside("predictions") / f"{split}.parquet"
-
-    def _inside(self, name: str) -> Path:
-        folder = self.folder / name
-        folder.mkdir(exist_ok=True)
-        return folder
+        return self.folder / "predictions" / f"{split}.parquet"
 
     def config(self) -> RunConfig:
         """Read the settings the run was made with."""
@@ -184,14 +180,14 @@ class Run:
         Args:
             record: JSON values: stage, epoch and the metrics Keras reports.
         """
-        old = self.history_path.read_text() if self.history_path.exists() else ""
+        old = self.history_path.read_text(encoding="utf-8") if self.history_path.exists() else ""
         write_atomically(self.history_path, f"{old}{json.dumps(dict(record))}\n")
 
     def history(self) -> list[dict[str, Any]]:
         """Read the records of all finished epochs, oldest first."""
         if not self.history_path.exists():
             return []
-        return [json.loads(line) for line in self.history_path.read_text().splitlines()]
+        return [json.loads(line) for line in self.history_path.read_text(encoding="utf-8").splitlines()]
 
     def save_json(self, path: Path, content: Mapping[str, Any]) -> None:
         """Write a JSON file of the run; NaN becomes null."""
@@ -204,7 +200,7 @@ class Run:
             RunError: It is missing or damaged.
         """
         try:
-            content: dict[str, Any] = json.loads(path.read_text())
+            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise RunError(f"The run {str(self.folder)!r} has no {path.name} yet.") from None
         except ValueError as error:

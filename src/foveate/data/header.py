@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BytesIO
+from io import BytesIO, FileIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -120,7 +120,8 @@ def read(path: Path | str, config: DecodeConfig) -> Source:
         SampleError: The content is of no supported format, or over the limit; other failures
             come as they are, see `named`.
     """
-    data = Path(path).read_bytes()
+    with FileIO(path) as file:  # half the time of `Path.read_bytes`
+        data = file.readall()
     image = _open(BytesIO(data), path, config)
     return Source(path, data, image, _orientation(image))
 

@@ -75,6 +75,7 @@ class BatchLoader(keras.utils.PyDataset, DataAdapter):
     Attributes:
         epoch: Number of the epoch that the next iteration gives; may be set.
         wait_seconds: Time spent waiting for batches so far.
+        failure: What stopped the reading, if anything: TensorFlow wraps it beyond recognition.
 
     Raises:
         ManifestError: There are no rows.
@@ -105,6 +106,7 @@ class BatchLoader(keras.utils.PyDataset, DataAdapter):
         self._batch_size = batch_size
         self.epoch = 0
         self.wait_seconds = 0.0
+        self.failure: Exception | None = None
         self._samples = _Samples(manifest, image_size, augment, encode, metadata, decode, seed)
         self._mix = augment.mix if augment and (augment.mix.mixup or augment.mix.cutmix) else None
         self._num_classes = num_classes or len(manifest.class_names)
@@ -198,8 +200,8 @@ class BatchLoader(keras.utils.PyDataset, DataAdapter):
                 self._iterator = self._read_ahead(position)
             try:
                 batch: Batch = next(self._iterator)
-            except BaseException:
-                self._iterator = None
+            except Exception as error:
+                self._iterator, self.failure = None, error
                 raise
             self._iterator_position = position + 1
         self.wait_seconds += time.perf_counter() - started
@@ -340,9 +342,11 @@ class _Samples:
             epoch: Decides the augmentation together with each row's number.
         """
         inputs, targets = self.empty(len(rows))
-        for place, row in enumerate(rows.tolist()):
-            rng = random_generator(self._seed, epoch, row, stream=0)
-            parameters = augmentation.sample(self._ranges, rng)
+        numbers = rows.tolist()
+        # Drawn before any is decoded: decoding sweeps this code out of the processor's caches.
+        draws = [random_generator(self._seed, epoch, row, stream=0) for row in numbers]
+        drawn = [augmentation.sample(self._ranges, rng) for rng in draws]
+        for place, (row, parameters) in enumerate(zip(numbers, drawn, strict=True)):
             mask = targets[place] if self._manifest.has_masks and targets is not None else None
             self._read_one(row, parameters, inputs["images"][place], mask)
         for name, array in zip(("numeric", "categories"), self._metadata or (), strict=False):

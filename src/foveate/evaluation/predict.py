@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,28 +133,37 @@ def predict(
     loader = predictor.loader(manifest)
     parts = []
     row = 0
+    mask_names = _mask_names(manifest)
     for _, _, logits in predictor.stream(loader):
         columns = predictor.task.decode(logits)
         images = [manifest.image_path(row + place) for place in range(len(logits))]
         if predictor.task.per_pixel:
             pictures = columns.pop("mask")
             if masks is not None:
-                columns["mask"] = _write_masks(Path(masks), images, pictures, predictor.decode)
+                paths = [Path(masks) / name for name in mask_names[row : row + len(images)]]
+                _write_masks(paths, images, pictures, predictor.decode)
+                columns["mask"] = np.asarray([str(path) for path in paths], dtype=object)
         parts.append(pl.DataFrame({"image": images, **columns}))
         row += len(logits)
     return pl.concat(parts)
 
 
+def _mask_names(manifest: Manifest) -> list[str]:
+    """Name a PNG file for each row after its image; of equal names later ones get a number."""
+    seen: Counter[str] = Counter()
+    names = []
+    for row in range(manifest.num_samples):
+        stem = Path(manifest.image_path(row)).stem
+        seen[stem] += 1
+        names.append(f"{stem}.png" if seen[stem] == 1 else f"{stem}_{seen[stem]}.png")
+    return names
+
+
 def _write_masks(
-    folder: Path, images: Sequence[str], masks: NDArray[np.uint8], decode: DecodeConfig
-) -> NDArray[Any]:
-    """Write masks at the size of their images; return their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for image, mask in zip(images, masks, strict=True):
+    paths: Sequence[Path], images: Sequence[str], masks: NDArray[np.uint8], decode: DecodeConfig
+) -> None:
+    """Write masks (B, H, W) at the sizes of their images."""
+    for path, image, mask in zip(paths, images, masks, strict=True):
         height, width = probe(image, decode)
         full = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-        path = folder / f"{Path(image).stem}.png"
         write_atomically(path, cv2.imencode(".png", full)[1].tobytes())
-        paths.append(str(path))
-    return np.asarray(paths, dtype=object)

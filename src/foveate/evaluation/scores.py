@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import io
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from foveate.data.manifest import Manifest
 from foveate.errors import RunError
 from foveate.evaluation.pictures import write_pictures
 from foveate.evaluation.predict import Predictor
-from foveate.runs import Run
+from foveate.runs import Run, write_atomically
 from foveate.scale import runtime
 from foveate.tasks.base import Task, softmax
 from foveate.tasks.segmentation import confusion, overlap_scores
@@ -56,7 +57,7 @@ def evaluate(run: str | Path | Run, split: str = "test") -> dict[str, Any]:
         parts.append(pl.DataFrame({k: v for k, v in columns.items() if k != "badness"}))
     rows = worst.rows()
     predictions = _with_paths(manifest, pl.concat(parts))
-    predictions.write_parquet(opened.predictions_path(split))
+    _write_predictions(predictions, opened.predictions_path(split))
     pictures = write_pictures(predictor, manifest.take(rows), opened.mistakes_folder(split))
     outcome = {
         "split": split,
@@ -124,6 +125,12 @@ class _Worst:
     def rows(self) -> NDArray[np.int64]:
         """Row numbers, the worst first."""
         return np.array([-row for _, row in sorted(self._heap, reverse=True)], np.int64)
+
+
+def _write_predictions(predictions: pl.DataFrame, path: Path) -> None:
+    content = io.BytesIO()
+    predictions.write_parquet(content)
+    write_atomically(path, content.getvalue())
 
 
 def _with_paths(manifest: Manifest, predictions: pl.DataFrame) -> pl.DataFrame:

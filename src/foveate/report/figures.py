@@ -153,7 +153,7 @@ def reliability_figure(name: str, confidence: NDArray[Any], right: NDArray[np.bo
     def draw(axes: Any) -> None:
         axes.plot([0, 1], [0, 1], color=_MUTED, linewidth=1.0, linestyle=(0, (2, 3)))
         axes.vlines(stated, low, high, color=_ACCENT, linewidth=1.2)
-        axes.plot(stated, found, "o", color=_ACCENT, markersize=4.5)
+        axes.plot(stated, found, "o", color=_ACCENT, markersize=4.5, clip_on=False)
         axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="confidence", ylabel="share that is right")
         axes.grid()
 

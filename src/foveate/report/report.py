@@ -52,7 +52,7 @@ def write_report(run: Run) -> Path:
     )
     environment.filters |= {
         "number": _number,
-        "percent": lambda share: f"{share * 100:.1f}\u00a0%",
+        "percent": _percent,
         "duration": _duration,
         "words": _words,
         "svg": Markup,
@@ -74,7 +74,7 @@ def _content(run: Run) -> dict[str, Any]:
         "folder": shlex.quote(str(run.folder)),
         "status": run.status(),
         "config": config,
-        "config_text": run.config_path.read_text(),
+        "config_text": run.config_path.read_text(encoding="utf-8"),
         "changed": _changed_settings(config),
         "data": data,
         "best_split": next((split for split in _JUDGED_ON if split in data["splits"]), "test"),
@@ -113,7 +113,7 @@ def _data(run: Run) -> dict[str, Any]:
         "num_samples": table.height,
         "splits": splits,
         "classes": classes,
-        "imbalance": max(totals) / min(totals) if totals else 1.0,
+        "imbalance": max(totals) / max(min(totals), 1) if totals else 1.0,
         "groups": summary.group_counts(table),
         "weighted": "weight" in table.columns,
         "metadata": summary.describe_metadata(table),
@@ -224,6 +224,10 @@ def _number(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     return f"{value:.3f}" if abs(value) >= 0.01 or value == 0 else f"{value:.2g}"
+
+
+def _percent(share: float) -> str:
+    return f"{share * 100:.1f}\u00a0%"
 
 
 def _words(name: str) -> str:

@@ -75,6 +75,7 @@ class ProgressDisplay(keras.callbacks.Callback):
             f"{self._stage} {epoch + 1}/{self._epochs} · {values} · "
             f"{self._speed(len(self._loader))}",
             highlight=False,
+            soft_wrap=True,
         )
 
     def on_train_end(self, logs: Any = None) -> None:

@@ -12,6 +12,7 @@ import keras
 from rich.console import Console
 
 from foveate.config.settings import RunConfig
+from foveate.data.loader import BatchLoader
 from foveate.errors import ConfigError, FoveateError
 from foveate.models.backbones import get_backbone, resolve_weights
 from foveate.models.build import build_model, set_trainable
@@ -160,14 +161,15 @@ def run_stages(
                 History(run, stage.name, train_loader),
                 ProgressDisplay(console, stage.name, stage.epochs, train_loader),
             ]
-            model.fit(
-                train_loader,
-                validation_data=validation,
-                epochs=stage.epochs,
-                callbacks=callbacks,
-                shuffle=False,
-                verbose=0,
-            )
+            with _loaders_own_errors(train_loader, validation):
+                model.fit(
+                    train_loader,
+                    validation_data=validation,
+                    epochs=stage.epochs,
+                    callbacks=callbacks,
+                    shuffle=False,
+                    verbose=0,
+                )
             model.load_weights(run.best_weights)
     except KeyboardInterrupt:
         finished = False
@@ -207,9 +209,21 @@ def _compile(
     )
 
 
-def _validation_loader(prepared: Prepared, config: RunConfig) -> Any:
+def _validation_loader(prepared: Prepared, config: RunConfig) -> BatchLoader | None:
     rows = prepared.manifest.split("validation")
     return prepared.loader("validation", config) if rows.num_samples else None
+
+
+@contextlib.contextmanager
+def _loaders_own_errors(*loaders: BatchLoader | None) -> Iterator[None]:
+    """Raise what a loader raised, not what a backend made of it."""
+    try:
+        yield
+    except Exception as error:
+        for loader in loaders:
+            if loader is not None and isinstance(loader.failure, FoveateError):
+                raise loader.failure from None
+        raise error
 
 
 @contextlib.contextmanager
@@ -238,6 +252,7 @@ def _announce(console: Console, prepared: Prepared, config: RunConfig) -> None:
         f"{prepared.task.num_outputs} classes · {config.model.backbone} at {height}×{width} · "
         f"{keras.backend.backend()}",
         highlight=False,
+        soft_wrap=True,
     )
 
 

@@ -1,0 +1,86 @@
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from PIL import Image
+
+from foveate.data.manifest import Manifest
+from foveate.errors import ManifestError, RunError, SampleError
+from foveate.evaluation.predict import predict
+from foveate.evaluation.scores import evaluate
+from foveate.runs import Run
+
+
+def test_files_get_the_predictions_of_the_split(digit_run: Run) -> None:
+    evaluate(digit_run, "test")
+    known = pl.read_parquet(digit_run.predictions_path("test"))
+    rows = Manifest.load(digit_run.manifest_path).split("test")
+    paths = [rows.image_path(row) for row in range(rows.num_samples)]
+    predicted = predict(digit_run, paths)
+    assert predicted["predicted"].to_list() == known["predicted"].to_list()
+    np.testing.assert_allclose(predicted["confidence"], known["confidence"], atol=1e-5)
+
+
+def test_a_folder_is_searched(digit_run: Run, digit_folders: Path) -> None:
+    predicted = predict(digit_run, [digit_folders / "digit 1"])
+    assert predicted.height == 50
+    shares = predicted.select(pl.sum_horizontal(pl.selectors.starts_with("probability.")))
+    np.testing.assert_allclose(shares.to_series(), 1.0, atol=1e-5)
+
+
+def test_metadata_comes_from_a_table(
+    metadata_run: Run, digit_table: Path, tmp_path: Path
+) -> None:
+    table = pl.read_csv(digit_table).drop("label", "writer").head(5)
+    table = table.with_columns(
+        image=pl.lit(f"{digit_table.parent}/") + pl.col("image"),
+        shade=pl.Series(["dark", None, "never seen", "light", "dark"]),
+    )
+    table.write_csv(tmp_path / "new.csv")
+    assert predict(metadata_run, [tmp_path / "new.csv"]).height == 5
+
+
+def test_metadata_that_is_missing_is_told(
+    metadata_run: Run, digit_folders: Path, digit_table: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ManifestError, match=r"columns image, ink, shade"):
+        predict(metadata_run, [digit_folders / "digit 1"])
+    pl.read_csv(digit_table).drop("ink").write_csv(digit_table.with_name("without_ink.csv"))
+    with pytest.raises(ManifestError, match="'ink'"):
+        predict(metadata_run, [digit_table.with_name("without_ink.csv")])
+
+
+def test_masks_have_the_size_and_values_of_the_data(
+    mask_run: Run, mask_folders: Path, tmp_path: Path
+) -> None:
+    large = tmp_path / "large.png"
+    Image.open(mask_folders / "images" / "00.png").resize((70, 50)).save(large)
+    predicted = predict(mask_run, [large], masks=tmp_path / "masks")
+    mask = np.asarray(Image.open(predicted["mask"][0]))
+    assert mask.shape == (50, 70)
+    assert set(np.unique(mask)) <= {0, 255}
+    assert predicted["share.0"][0] + predicted["share.255"][0] == pytest.approx(1.0)
+
+
+def test_mistakes_are_told(digit_run: Run, tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="no file or folder"):
+        predict(digit_run, [tmp_path / "nothing.png"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ManifestError, match="no images"):
+        predict(digit_run, [tmp_path / "empty"])
+    (tmp_path / "text.png").write_text("text")
+    with pytest.raises(SampleError, match=r"text\.png"):
+        predict(digit_run, [tmp_path / "text.png"])
+    with pytest.raises(RunError):
+        predict(tmp_path, [tmp_path / "text.png"])
+
+
+def test_masks_of_equal_names_do_not_overwrite_each_other(
+    mask_run: Run, mask_folders: Path, tmp_path: Path
+) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        Image.open(mask_folders / "images" / "00.png").save(tmp_path / name / "same.png")
+    predicted = predict(mask_run, [tmp_path / "a", tmp_path / "b"], masks=tmp_path / "masks")
+    assert predicted["mask"].n_unique() == 2
