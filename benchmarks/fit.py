@@ -94,7 +94,7 @@ def _measure(model: Any, feed: Any) -> Speed:
     """Train two epochs and time the second: the first fills the queue."""
     import keras
 
-    class Stopwatch(keras.callbacks.Callback):  # type: ignore[misc]
+    class Stopwatch(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
             self.clock = Clock()
 

@@ -9,21 +9,17 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-warnings.simplefilter("error", UserWarning)
-
-from foveate.scale import runtime
-
-runtime.prepare()
-
 import keras
 import numpy as np
 
-from foveate.config.settings import RecipeConfig
+from foveate.config.settings import RecipeConfig, SplitConfig
 from foveate.data.loader import BatchLoader
 from foveate.data.manifest import Manifest
 from foveate.data.splits import assign_splits
-from foveate.config.settings import SplitConfig
+from foveate.scale import runtime
 from foveate.training.optimizers import make_optimizer
+
+warnings.simplefilter("error", UserWarning)
 
 
 def users_own_fit(folder: str) -> dict[str, Any]:
@@ -32,9 +28,6 @@ def users_own_fit(folder: str) -> dict[str, Any]:
     handed: list[list[int]] = []
 
     class Watched(BatchLoader):
-        def batch_at(self, position: int) -> Any:
-            return super().batch_at(position)
-
         def __iter__(self) -> Iterator[Any]:
             epoch = self.epoch
             for index, batch in enumerate(super().__iter__()):
@@ -47,7 +40,9 @@ def users_own_fit(folder: str) -> dict[str, Any]:
     flat = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(images))
     model = keras.Model({"images": images}, keras.layers.Dense(3)(flat))
     model.compile(
-        "adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"],
+        "adam",
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
         jit_compile=runtime.jit_compile(),
     )
     history = model.fit(loader, validation_data=validation, epochs=6, verbose=0).history
@@ -83,9 +78,7 @@ def accumulation() -> float:
             }
         )
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile(
-            make_optimizer(config, 0.01, model), loss, jit_compile=runtime.jit_compile()
-        )
+        model.compile(make_optimizer(config, 0.01, model), loss, jit_compile=runtime.jit_compile())
         model.fit(x, y, batch_size=batch_size, epochs=1, shuffle=False, verbose=0)
         return [np.asarray(weight) for weight in model.get_weights()]
 

@@ -51,7 +51,7 @@ def digit_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def digit_table(digit_folders: Path) -> Path:
     """The same digits as a CSV with metadata: ink tells the digit in part, some is missing."""
     rng = np.random.default_rng(0)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for path in sorted(digit_folders.rglob("*.png")):
         ink = float(np.asarray(Image.open(path)).mean())
         rows.append(

@@ -187,7 +187,9 @@ class Run:
         """Read the records of all finished epochs, oldest first."""
         if not self.history_path.exists():
             return []
-        return [json.loads(line) for line in self.history_path.read_text(encoding="utf-8").splitlines()]
+        return [
+            json.loads(line) for line in self.history_path.read_text(encoding="utf-8").splitlines()
+        ]
 
     def save_json(self, path: Path, content: Mapping[str, Any]) -> None:
         """Write a JSON file of the run; NaN becomes null."""

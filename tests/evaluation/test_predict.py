@@ -29,9 +29,7 @@ def test_a_folder_is_searched(digit_run: Run, digit_folders: Path) -> None:
     np.testing.assert_allclose(shares.to_series(), 1.0, atol=1e-5)
 
 
-def test_metadata_comes_from_a_table(
-    metadata_run: Run, digit_table: Path, tmp_path: Path
-) -> None:
+def test_metadata_comes_from_a_table(metadata_run: Run, digit_table: Path, tmp_path: Path) -> None:
     table = pl.read_csv(digit_table).drop("label", "writer").head(5)
     table = table.with_columns(
         image=pl.lit(f"{digit_table.parent}/") + pl.col("image"),

@@ -16,6 +16,7 @@ from foveate.errors import ConfigError, ManifestError, RunError, SampleError
 from foveate.evaluation.predict import Predictor
 from foveate.runs import Run
 from foveate.training import recipe
+from foveate.training.callbacks import History
 from foveate.training.recipe import plan_stages, train
 
 Config = Callable[..., Any]
@@ -42,7 +43,9 @@ def test_the_best_epoch_is_kept(digit_run: Run) -> None:
     predictor = Predictor.load(digit_run.model_folder)
     rows = Manifest.load(digit_run.manifest_path).split("validation")
     loader = predictor.loader(rows)
-    predictor.bundle.model.compile(loss=predictor.task.loss(digit_run.config().recipe.loss, 1))
+    predictor.bundle.model.compile(
+        loss=predictor.task.loss(digit_run.config().recipe.loss, np.ones(3, np.int64))
+    )
     loss = predictor.bundle.model.evaluate(loader, verbose=0)
     loader.close()
     best = min(record["val_loss"] for record in digit_run.history())
@@ -219,7 +222,7 @@ def test_a_loss_that_explodes_is_told(
     config = tiny_config(
         recipe__learning_rate=1e30, recipe__optimizer="sgd", recipe__schedule="constant"
     )
-    with pytest.raises(RunError, match="Lower recipe.learning_rate"):
+    with pytest.raises(RunError, match=r"Lower recipe\.learning_rate"):
         train(digit_folders, config, tmp_path / "run")
 
 
@@ -267,7 +270,7 @@ def test_interrupted_run_keeps_its_best_epoch(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    class Impatient(recipe.History):
+    class Impatient(History):
         def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
             if len(self._run.history()) == 2 and batch == 3:
                 raise KeyboardInterrupt
@@ -285,7 +288,7 @@ def test_interrupted_before_the_first_epoch_leaves_nothing(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    class Impatient(recipe.History):
+    class Impatient(History):
         def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
             raise KeyboardInterrupt
 

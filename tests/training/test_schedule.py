@@ -47,7 +47,13 @@ def test_shapes() -> None:
     assert rate_factor(0.3, schedule("one_cycle", warmup=0)) == pytest.approx(1.0)
     assert rate_factor(0.0, schedule("one_cycle", warmup=0)) == pytest.approx(1 / 25)
     step = schedule("step", warmup=0, cycles=3, factor=0.5)
-    assert [rate_factor(p, step) for p in (0.1, 0.3, 0.6, 0.9, 1.0)] == [1, 0.5, 0.25, 0.125, 0.125]
+    assert [rate_factor(p, step) for p in (0.1, 0.3, 0.6, 0.9, 1.0)] == [
+        1,
+        0.5,
+        0.25,
+        0.125,
+        0.125,
+    ]
     # Two triangles and a half: peak, floor, peak, floor.
     cyclical = schedule("cyclical", warmup=0, cycles=2)
     assert [rate_factor(p / 3, cyclical) for p in range(4)] == pytest.approx([1, 0, 1, 0])

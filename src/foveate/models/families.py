@@ -25,7 +25,8 @@ class Backbone:
         skips: Layers whose output a decoder joins, from high resolution to low; a number is a
             place in the model's list of layers, and ``name:input`` means what enters the layer.
             The model's own output is always the last feature map and is not listed.
-        native_size: (height, width) in pixels that the published weights were trained at.
+        native_size: (height, width) in pixels that the published weights were trained at; None
+            for a network that is always trained from scratch, which takes the images' own.
         has_imagenet: Whether there are ImageNet weights to load by name.
         first_layer: Where the network proper starts, when the constructor puts preprocessing
             of its own before it.
@@ -35,7 +36,7 @@ class Backbone:
     constructor: Callable[..., keras.Model]
     pixels: str
     skips: tuple[str | int, ...]
-    native_size: tuple[int, int] = (224, 224)
+    native_size: tuple[int, int] | None = (224, 224)
     has_imagenet: bool = True
     first_layer: str | None = None
 
@@ -140,7 +141,7 @@ _TABLE = (
         simple_cnn,
         "symmetric",
         ("block1a_activation", "block2b_activation", "block3b_activation"),
-        (128, 128),
+        None,
         has_imagenet=False,
     ),
     *(_efficientnet_lite(variant) for variant in range(5)),
