@@ -25,6 +25,8 @@ from foveate.scale import runtime
 _SIZE = (224, 224)
 _BATCH = 32
 _OURS = "foveate"
+_STAGES = {"frozen backbone": (0.0, 24), "trained whole": (1.0, 6)}
+"""Share of the backbone that is trained, and batches of an epoch."""
 _FEEDS = {
     _OURS: AugmentConfig(),
     "preset light": AugmentConfig(preset="light"),
@@ -37,14 +39,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, help="class folders of JPEG files of your own")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--batches", type=int, default=24, help="of an epoch, two a round")
     arguments = parser.parse_args()
     runtime.prepare("tensorflow")
     folder = arguments.data or photograph_folder()
     print_machine("foveate", "keras", "tensorflow-cpu", "tensorflow")
     print(f"batches of {_BATCH}, {arguments.rounds} rounds in turn; foveate: the preset standard")
-    for title, share in {"frozen backbone": 0.0, "trained whole": 1.0}.items():
-        feeds = _feeds(folder, arguments.batches)
+    for title, (share, num_batches) in _STAGES.items():
+        feeds = _feeds(folder, num_batches)
         model = _model(share)
         turns = {name: partial(_measure, model, feed) for name, feed in feeds.items()}
         speeds = take_turns(turns, arguments.rounds)

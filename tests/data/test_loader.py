@@ -9,9 +9,10 @@ from PIL import Image
 
 from foveate.config.augmentation import AugmentConfig
 from foveate.config.settings import DataConfig
-from foveate.data.loader import IGNORED, BatchLoader
+from foveate.data.loader import BatchLoader
 from foveate.data.manifest import Manifest
 from foveate.data.metadata import fit_schema
+from foveate.data.samples import IGNORED
 from foveate.errors import ManifestError, SampleError
 from foveate.tasks import base
 

@@ -41,9 +41,10 @@ class ProgressDisplay(keras.callbacks.Callback):
             disable=not console.is_terminal,
         )
         self._task: TaskID | None = None
-        self._epoch_started = self._shown = self._waited = 0.0
-        self._train_seconds = 0.0
         self._epoch = 0
+        self._shown = 0.0
+        self._clock_started = self._waited = self._seconds = 0.0
+        self._timed_batches = 0
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Put up the bar."""
@@ -54,26 +55,33 @@ class ProgressDisplay(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Start the clocks of the epoch."""
         self._epoch = epoch
-        self._epoch_started, self._waited = time.perf_counter(), self._loader.wait_seconds
+        self._start_clock()
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Move the bar, a few times a second."""
         now = time.perf_counter()
-        self._train_seconds = now - self._epoch_started
+        self._seconds, self._timed_batches = now - self._clock_started, self._timed_batches + 1
+        if self._epoch == batch == 0 and len(self._loader) > 1:
+            # The first batch of a stage waits for the compiler, which says nothing of the rate.
+            self._start_clock()
         last = batch + 1 == len(self._loader)
         if self._task is None or not (last or now - self._shown > _REFRESH_SECONDS):
             return
         self._shown = now
         loss = f"loss {float(logs['loss']):.3f} · " if logs and "loss" in logs else ""
         done = self._epoch * len(self._loader) + batch + 1
-        self._bar.update(self._task, completed=done, note=loss + self._speed(batch + 1))
+        self._bar.update(
+            self._task,
+            completed=done,
+            note=loss + self._speed(),
+            description=f"{self._stage} {self._epoch + 1}/{self._epochs}",
+        )
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Print the line of the epoch."""
         values = " · ".join(f"{name} {float(value):.4f}" for name, value in (logs or {}).items())
         self._console.print(
-            f"{self._stage} {epoch + 1}/{self._epochs} · {values} · "
-            f"{self._speed(len(self._loader))}",
+            f"{self._stage} {epoch + 1}/{self._epochs} · {values} · {self._speed()}",
             highlight=False,
             soft_wrap=True,
         )
@@ -82,10 +90,17 @@ class ProgressDisplay(keras.callbacks.Callback):
         """Take the bar away."""
         self._bar.stop()
 
-    def _speed(self, batches: int) -> str:
-        seconds = max(self._train_seconds, 1e-9)
+    def _start_clock(self) -> None:
+        self._clock_started, self._waited = time.perf_counter(), self._loader.wait_seconds
+        self._timed_batches = 0
+
+    def _speed(self) -> str:
+        """Images a second, and the share of time that the model waited for them."""
+        if not self._timed_batches:
+            return "compiling"
+        seconds = max(self._seconds, 1e-9)
         waited = self._loader.wait_seconds - self._waited
-        rate = batches * self._loader.batch_size / seconds
+        rate = self._timed_batches * self._loader.batch_size / seconds
         return f"{rate:,.0f} images/s · waits {min(waited / seconds, 1.0):.0%}"
 
 
@@ -104,5 +119,11 @@ def counting(console: Console, what: str) -> Iterator[Callable[[int, int], None]
     with Progress(
         *columns, console=console, transient=True, disable=not console.is_terminal
     ) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        tasks: list[TaskID] = []
+
+        def report(done: int, total: int) -> None:
+            if not tasks:  # nothing is shown where there is nothing to count
+                tasks.append(bar.add_task(what, total=total))
+            bar.update(tasks[0], completed=done, total=total)
+
+        yield report

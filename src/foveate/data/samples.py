@@ -1,0 +1,146 @@
+"""Rows in, arrays out: what one thread does to make the samples of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foveate.config.augmentation import AugmentConfig
+from foveate.config.settings import DecodeConfig
+from foveate.data import augment as augmentation
+from foveate.data.decode import decode_image, decode_pair
+from foveate.data.manifest import Manifest
+from foveate.data.metadata import MetadataSchema
+from foveate.errors import SampleError
+
+IGNORED = 255
+"""Mask id of pixels without a class."""
+
+_NO_CHANGE = AugmentConfig(preset="none")
+
+
+class SampleReader:
+    """Reads rows of a manifest into the arrays of a batch.
+
+    Args:
+        manifest: The rows.
+        image_size: (height, width) in pixels.
+        augment: Random changes; None only resizes.
+        encode: As for `foveate.data.loader.BatchLoader`.
+        metadata: The columns to read beside the image.
+        decode: From file to pixels.
+        seed: With epoch and row the only source of randomness.
+
+    Attributes:
+        weights: Sample weights, float32 (rows,); None where the manifest has none.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        image_size: tuple[int, int],
+        augment: AugmentConfig | None,
+        encode: Callable[[Any], NDArray[Any]] | None,
+        metadata: MetadataSchema | None,
+        decode: DecodeConfig | None,
+        seed: int,
+    ) -> None:
+        self._manifest, self._image_size = manifest, image_size
+        self._ranges = augmentation.resolve(augment or _NO_CHANGE)
+        self._decode = decode or DecodeConfig()
+        self._seed = seed
+        self._encode = encode
+        self._labels = self._encode_labels()
+        self._metadata = metadata.arrays(manifest) if metadata is not None else None
+        self.weights: NDArray[np.float32] | None = None
+        if "weight" in manifest.table.columns:
+            self.weights = manifest.table["weight"].to_numpy().astype(np.float32)
+
+    def _encode_labels(self) -> NDArray[np.int32] | None:
+        if self._manifest.has_masks or "label" not in self._manifest.table.columns:
+            return None
+        labels = self._manifest.table["label"].cast(str).to_list()
+        if self._encode is not None:
+            return self._encode(labels)
+        ids = {name: index for index, name in enumerate(self._manifest.class_names)}
+        return np.fromiter((ids[label] for label in labels), np.int32, len(labels))
+
+    def empty(self, size: int) -> tuple[dict[str, NDArray[Any]], NDArray[Any] | None]:
+        """Make buffers for a batch; there is none for targets that are not known."""
+        height, width = self._image_size
+        inputs: dict[str, NDArray[Any]] = {"images": np.empty((size, height, width, 3), np.uint8)}
+        for name, array in zip(("numeric", "categories"), self._metadata or (), strict=False):
+            if array.shape[1]:
+                inputs[name] = np.empty((size, array.shape[1]), array.dtype)
+        if self._manifest.has_masks:
+            return inputs, np.empty((size, height, width), np.uint8)
+        return inputs, None if self._labels is None else np.empty(size, np.int32)
+
+    def read(
+        self, rows: NDArray[np.uint32], epoch: int
+    ) -> tuple[dict[str, NDArray[Any]], NDArray[Any] | None]:
+        """Read rows into new arrays.
+
+        Args:
+            rows: Row numbers, (B,).
+            epoch: Decides the augmentation together with each row's number.
+        """
+        inputs, targets = self.empty(len(rows))
+        numbers = rows.tolist()
+        # Drawn before any is decoded: decoding sweeps this code out of the processor's caches.
+        draws = [random_generator(self._seed, epoch, row, stream=0) for row in numbers]
+        drawn = [augmentation.sample(self._ranges, rng) for rng in draws]
+        for place, (row, parameters) in enumerate(zip(numbers, drawn, strict=True)):
+            mask = targets[place] if self._manifest.has_masks and targets is not None else None
+            self._read_one(row, parameters, inputs["images"][place], mask)
+        for name, array in zip(("numeric", "categories"), self._metadata or (), strict=False):
+            if array.shape[1]:
+                inputs[name] = array[rows]
+        return inputs, targets if self._labels is None else self._labels[rows]
+
+    def _read_one(
+        self,
+        row: int,
+        parameters: augmentation.Parameters,
+        out: NDArray[np.uint8],
+        mask_out: NDArray[np.uint8] | None,
+    ) -> None:
+        needed = augmentation.decode_size(parameters, self._image_size)
+        path = self._manifest.image_path(row)
+        mask = None
+        if mask_out is None:
+            image = decode_image(path, self._decode, needed)
+        else:
+            mask_path = self._manifest.mask_path(row)
+            image, mask = decode_pair(path, mask_path, self._decode, needed)
+            mask = self._encode_mask(mask, mask_path)
+        augmentation.apply(
+            image, parameters, self._image_size, mask, IGNORED, out=out, mask_out=mask_out
+        )
+
+    def _encode_mask(self, mask: NDArray[np.uint8], path: str) -> NDArray[np.uint8]:
+        if self._encode is None:
+            return mask
+        try:
+            return self._encode(mask)
+        except SampleError as error:
+            raise SampleError(f"{path}: {error}") from None
+
+
+def random_generator(seed: int, epoch: int, index: int, stream: int) -> np.random.Generator:
+    """Make the generator that belongs to one item and no other.
+
+    Args:
+        seed: The run's seed, below 2**31.
+        epoch: Number of the epoch, below 2**31.
+        index: Row or batch, below 2**32.
+        stream: What it is for, below 256: equal numbers elsewhere never share a stream.
+
+    Returns:
+        A counter-based generator (Philox; Salmon et al., 2011) keyed by all four.
+    """
+    key = np.array([seed << 8 | stream, epoch << 32 | index], np.uint64)
+    return np.random.Generator(np.random.Philox(key=key))
