@@ -5,7 +5,7 @@ import pytest
 
 from foveate.config.settings import RunConfig
 from foveate.errors import RunError
-from foveate.runs import Run, next_folder, write_atomically
+from foveate.runs import Run, next_folder, require_space, write_atomically
 
 
 def test_a_new_run_remembers_its_settings(tmp_path: Path) -> None:
@@ -69,3 +69,9 @@ def test_free_names(tmp_path: Path) -> None:
     assert next_folder(tmp_path, "photos") == tmp_path / "photos-1"
     (tmp_path / "photos-1").mkdir()
     assert next_folder(tmp_path, "photos") == tmp_path / "photos-2"
+
+
+def test_a_full_disk_is_told_before_anything_is_written(tmp_path: Path) -> None:
+    require_space(tmp_path, 1)
+    with pytest.raises(RunError, match="Make room"):
+        require_space(tmp_path, 2**60)

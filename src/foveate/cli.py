@@ -51,6 +51,9 @@ def run(arguments: Sequence[str]) -> int:
     except FoveateError as error:
         errors.print(f"[bold red]error:[/] {_plain(error)}", highlight=False, soft_wrap=True)
         return 2
+    except OSError as error:
+        errors.print(f"[bold red]error:[/] {_plain(error)}", highlight=False, soft_wrap=True)
+        return 2
     except KeyboardInterrupt:
         errors.print("Interrupted.")
         return 130

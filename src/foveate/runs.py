@@ -31,6 +31,24 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     beside.replace(path)
 
 
+def require_space(folder: Path, num_bytes: int) -> None:
+    """Check that a file can be written, where a full disk would leave a mess instead of an error.
+
+    Args:
+        folder: Where to; it exists.
+        num_bytes: How much.
+
+    Raises:
+        RunError: Less is free.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < num_bytes:
+        raise RunError(
+            f"Writing to {str(folder)!r} needs {num_bytes / 2**20:.1f} MiB, but got a disk with "
+            f"{free / 2**20:.1f} MiB free. Make room, or choose another disk with --out."
+        )
+
+
 def next_folder(parent: Path, stem: str) -> Path:
     """Find the first free ``parent/stem-N``.
 

@@ -14,7 +14,7 @@ import keras
 from foveate.config.settings import ScheduleConfig, StoppingConfig
 from foveate.data.loader import BatchLoader
 from foveate.errors import ConfigError, RunError, nearest
-from foveate.runs import Run
+from foveate.runs import Run, require_space
 from foveate.training.schedule import rate_factor
 
 
@@ -24,7 +24,12 @@ def save_weights(model: keras.Model, path: Path) -> None:
     Args:
         model: Whose weights.
         path: A path that ends in ``.weights.h5``; its folder exists.
+
+    Raises:
+        RunError: The disk is full.
     """
+    # Four bytes a weight, and the file's own structure.
+    require_space(path.parent, model.count_params() * 4 + 2**20)
     beside = path.with_name(f".part-{path.name}")
     model.save_weights(beside)
     with beside.open("rb") as file:
