@@ -14,11 +14,9 @@ from foveate.evaluation.predict import Predictor
 from foveate.tasks.base import IGNORED
 
 _SIDE = 192
-# Okabe & Ito's colours, told apart with any colour vision; class 0, usually background, is clear.
-_COLORS = np.array(
-    [[230, 159, 0], [86, 180, 233], [0, 158, 115], [240, 228, 66], [213, 94, 0], [204, 121, 167]],
-    np.uint8,
-)
+# Okabe & Ito's colours, told apart with any colour vision.
+OVERLAY_COLORS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#d55e00", "#cc79a7")
+"""Tints of class 1, 2, and so on; class 0, usually background, stays clear."""
 
 
 def write_pictures(predictor: Predictor, manifest: Manifest, folder: Path) -> list[Path]:
@@ -61,7 +59,8 @@ def overlay(image: NDArray[np.uint8], ids: NDArray[np.uint8]) -> NDArray[np.uint
         (H, W, 3) uint8.
     """
     table = np.zeros((256, 3), np.uint8)
-    table[1:] = _COLORS[np.arange(255) % len(_COLORS)]
+    tints = np.array([list(bytes.fromhex(color[1:])) for color in OVERLAY_COLORS], np.uint8)
+    table[1:] = tints[np.arange(255) % len(tints)]
     table[IGNORED] = 128
     tint = np.where((ids == 0)[..., None], image, table[ids])
     return cv2.addWeighted(image, 0.45, tint, 0.55, 0.0)

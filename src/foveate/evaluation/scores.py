@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from foveate.data.manifest import Manifest
 from foveate.errors import RunError
-from foveate.evaluation.pictures import write_pictures
+from foveate.evaluation.pictures import OVERLAY_COLORS, write_pictures
 from foveate.evaluation.predict import Predictor
 from foveate.runs import Run, write_atomically
 from foveate.scale import runtime
@@ -65,6 +65,7 @@ def evaluate(run: str | Path | Run, split: str = "test") -> dict[str, Any]:
         "task": predictor.task.name,
         "class_names": list(predictor.task.class_names),
         "image_size": list(predictor.image_size),
+        **({"overlay_colors": OVERLAY_COLORS} if predictor.task.per_pixel else {}),
         **scorer.result(),
         "worst": _describe_worst(predictions, rows, pictures, opened),
     }

@@ -26,8 +26,6 @@ from foveate.runs import Run, write_atomically
 _JUDGED_ON = ("test", "validation", "train")
 _SPELLINGS = {"iou": "IoU", "roc": "ROC", "auc": "AUC", "f1": "F1"}
 _PRIMARY = {"classification": "accuracy", "segmentation": "mean_iou"}
-# Class 1, 2, ... in the overlays that `foveate.evaluation.pictures` draws; class 0 stays clear.
-OVERLAY_COLORS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#d55e00", "#cc79a7")
 
 
 def write_report(run: Run) -> Path:
@@ -80,7 +78,6 @@ def _content(run: Run) -> dict[str, Any]:
         "best_split": next((split for split in _JUDGED_ON if split in data["splits"]), "test"),
         "training": _training(history, config.recipe.stopping.monitor),
         "judgements": [_judgement(run, outcome) for outcome in outcomes],
-        "overlay_colors": OVERLAY_COLORS,
         "most_named": figures.MOST_NAMED,
     }
 
@@ -152,6 +149,7 @@ def _judgement(run: Run, outcome: Mapping[str, Any]) -> dict[str, Any]:
     judgement = {
         **{key: outcome[key] for key in ("split", "num_samples", "image_size", "scores")},
         "class_names": names,
+        "overlay_colors": outcome.get("overlay_colors"),
         "per_pixel": per_pixel,
         "primary": primary,
         "value": outcome["scores"].get(primary),
