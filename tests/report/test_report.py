@@ -151,6 +151,7 @@ def cats_and_dogs(folder: Path) -> Run:
     frame = pl.DataFrame(table).with_columns(
         confidence=pl.Series([0.9, 1.0, 0.9, 0.6], dtype=pl.Float32)
     )
+    run.predictions_path("test").parent.mkdir(exist_ok=True)
     frame.write_parquet(run.predictions_path("test"))
     run.set_status("finished")
     return run
@@ -247,6 +248,7 @@ def test_a_segmentation_run_speaks_of_pixels(tmp_path: Path) -> None:
     counts = [[9999, 1, 0], [500, 500, 0], [0, 0, 0]]
     add_evaluation(run, "segmentation", names, counts, worst, mean_iou=0.7, dice=None)
     frame = pl.DataFrame({"image": ["a", "b", "c"], "mean_iou": [0.25, float("nan"), None]})
+    run.predictions_path("test").parent.mkdir(exist_ok=True)
     frame.write_parquet(run.predictions_path("test"))
     run.set_status("finished")
     page = Page(write_report(run))
