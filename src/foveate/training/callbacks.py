@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from foveate.config.settings import ScheduleConfig, StoppingConfig
 from foveate.data.loader import BatchLoader
@@ -92,7 +93,8 @@ class LearningRate(keras.callbacks.Callback):
             # JAX trains on a copy of all variables; take it back so that the rate counts.
             self.model.jax_state_sync()
         rate = self._peak * self._scale * rate_factor(progress, self._config)
-        self.model.optimizer.learning_rate = rate
+        # TensorFlow keeps every Python number it has ever been given; an array it lets go.
+        self.model.optimizer.learning_rate = np.asarray(rate, np.float32)
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Drop the rate when the monitored value has not improved for long enough."""
