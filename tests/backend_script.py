@@ -1,6 +1,7 @@
 """What must hold on every Keras backend; run with KERAS_BACKEND set, prints JSON.
 
-A user's own model and `fit` around our loader, and accumulated gradients against a large batch.
+A user's own model and `fit` around our loader, accumulated gradients against a large batch, and
+the mask losses with weights.
 """
 
 import json
@@ -17,6 +18,7 @@ from foveate.data.loader import BatchLoader
 from foveate.data.manifest import Manifest
 from foveate.data.splits import assign_splits
 from foveate.scale import runtime
+from foveate.tasks.losses import CrossEntropyDiceLoss
 from foveate.training.optimizers import make_optimizer
 
 warnings.simplefilter("error", UserWarning)
@@ -86,6 +88,23 @@ def accumulation() -> float:
     return max(float(np.abs(a - b).max()) for a, b in pairs)
 
 
+def weighted_masks() -> list[float]:
+    """Losses of three steps of a convolution on masks with ignored pixels and class weights."""
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(4, 6, 7, 3)).astype("float32")
+    masks = rng.choice(np.array([0, 1, 255], np.uint8), (4, 6, 7))
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((6, 7, 3)), keras.layers.Conv2D(2, 3, padding="same")])
+    loss = CrossEntropyDiceLoss(label_smoothing=0.1, class_weights=(0.5, 1.5))
+    model.compile(keras.optimizers.SGD(0.1), loss, jit_compile=runtime.jit_compile())
+    return [float(model.train_on_batch(images, masks)) for _ in range(3)]
+
+
 if __name__ == "__main__":
     argument = json.loads(sys.argv[1])
-    print(json.dumps({"fit": users_own_fit(argument), "accumulation": accumulation()}))
+    outcome = {
+        "fit": users_own_fit(argument),
+        "accumulation": accumulation(),
+        "weighted_masks": weighted_masks(),
+    }
+    print(json.dumps(outcome))

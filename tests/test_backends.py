@@ -52,5 +52,10 @@ def test_order_is_the_loaders_own(outcome: Any, digit_folders: Path) -> None:
     assert handed == expected
 
 
+def test_weighted_mask_losses_train(outcome: Any) -> None:
+    losses = outcome["weighted_masks"]
+    assert losses[0] > losses[1] > losses[2] > 0
+
+
 def test_accumulated_gradients_equal_the_large_batch(outcome: Any) -> None:
     assert outcome["accumulation"] < 1e-5

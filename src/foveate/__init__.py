@@ -9,15 +9,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import polars as pl
+
     from foveate.config.files import load_config
     from foveate.config.settings import RunConfig
     from foveate.data.loader import BatchLoader
     from foveate.data.manifest import Manifest
-    from foveate.evaluation.predict import predict
-    from foveate.evaluation.scores import evaluate
     from foveate.models.build import build_model
     from foveate.runs import Run
-    from foveate.training.recipe import train
 
 __version__ = "0.1.0"
 __all__ = [
@@ -41,10 +43,44 @@ _HOMES = {
 _HOMES_ON_KERAS = {
     "BatchLoader": "foveate.data.loader",
     "build_model": "foveate.models.build",
-    "evaluate": "foveate.evaluation.scores",
-    "predict": "foveate.evaluation.predict",
-    "train": "foveate.training.recipe",
 }
+
+
+def train(data: Any, config: RunConfig | None = None, out: str | Path | None = None) -> Run:
+    """Train a model on data and leave a run folder; see `foveate.training.recipe.train`."""
+    from foveate.scale import runtime
+
+    runtime.prepare(config.runtime.backend if config is not None else "auto")
+    from foveate.training import recipe
+
+    return recipe.train(data, config, out)
+
+
+def evaluate(run: str | Path | Run, split: str = "test") -> dict[str, Any]:
+    """Judge a run's model on one of its splits; see `foveate.evaluation.scores.evaluate`."""
+    _prepare_for(run)
+    from foveate.evaluation import scores
+
+    return scores.evaluate(run, split)
+
+
+def predict(
+    run: str | Path | Run, files: Sequence[str | Path], masks: str | Path | None = None
+) -> pl.DataFrame:
+    """Predict what files show; see `foveate.evaluation.predict.predict`."""
+    _prepare_for(run)
+    from foveate.evaluation import predict as prediction
+
+    return prediction.predict(run, files, masks)
+
+
+def _prepare_for(run: str | Path | Run) -> None:
+    """Settle the backend that the settings of a run name, before Keras is imported."""
+    from foveate.runs import Run
+    from foveate.scale import runtime
+
+    opened = run if isinstance(run, Run) else Run.open(run)
+    runtime.prepare(opened.config().runtime.backend)
 
 
 def __getattr__(name: str) -> Any:

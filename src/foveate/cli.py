@@ -88,9 +88,13 @@ def evaluate(run: Path, /, *, split: str = "test") -> None:
     split
         train, validation or test.
     """
+    from foveate.runs import Run
+
     scores = _keras_verb("foveate.evaluation.scores", run).evaluate(run, split)
     _show_scores(scores)
-    console.print(f"Written: {run / 'evaluation' / f'{split}.json'}")
+    console.print(
+        f"Written: {Run.open(run).evaluation_path(scores['split'])}", highlight=False, markup=False
+    )
 
 
 @app.command
@@ -108,11 +112,14 @@ def predict(run: Path, /, *files: Path, out: Path = Path("predictions.csv")) -> 
     """
     if not files:
         raise ConfigError("predict needs FILES: images, folders of images, or one table.")
+    from foveate.runs import write_atomically
+
     masks = out.with_name(f"{out.stem}_masks")
     verb = _keras_verb("foveate.evaluation.predict", run)
+    out.parent.mkdir(parents=True, exist_ok=True)
     table = verb.predict(run, files, masks=masks)
-    table.write_csv(out)
-    console.print(f"{table.height:,} predictions: {out}", highlight=False)
+    write_atomically(out, table.write_csv())
+    console.print(f"{table.height:,} predictions: {out}", highlight=False, markup=False)
 
 
 @app.command
@@ -127,7 +134,7 @@ def report(run: Path, /) -> None:
     from foveate.report.report import write_report
     from foveate.runs import Run
 
-    console.print(f"Report: {write_report(Run.open(run))}", highlight=False)
+    console.print(f"Report: {write_report(Run.open(run))}", highlight=False, markup=False)
 
 
 @app.command
@@ -145,7 +152,9 @@ def init(out: Path = Path("foveate.toml"), /) -> None:
     if out.exists():
         raise ConfigError(f"init writes a new file, but {str(out)!r} exists. Name another.")
     out.write_text(to_toml(RunConfig(), comments=True))
-    console.print(f"Written: {out}. Use it: foveate train DATA --config {out}", highlight=False)
+    console.print(
+        f"Written: {out}. Use it: foveate train DATA --config {out}", highlight=False, markup=False
+    )
 
 
 @app.command(help_epilogue=_SETTINGS_HELP)
@@ -232,24 +241,29 @@ def _train(data: str, config: Any, out: Path | None) -> int:
     finished = train_run(data, config, out, console)
     folder = shlex.quote(str(finished.folder))
     if finished.status()["state"] == "interrupted":
-        console.print(f"Judge what there is: foveate evaluate {folder}", highlight=False)
+        console.print(
+            f"Judge what there is: foveate evaluate {folder}", highlight=False, markup=False
+        )
         return 130
     split = held_out_split(finished)
     if split is not None:
         _show_scores(judge(finished, split))
-    console.print(f"Run:    {folder}\nReport: {write_report(finished)}", highlight=False)
+    console.print(
+        f"Run:    {folder}\nReport: {write_report(finished)}", highlight=False, markup=False
+    )
     console.print(
         "Next:\n"
         f"  foveate predict {folder} IMAGES --out predictions.csv\n"
         f"  foveate evaluate {folder} --split validation\n"
         "  foveate train YOUR_DATA --model.backbone efficientnet_lite0",
         highlight=False,
+        markup=False,
     )
     return 0
 
 
 def _keras_verb(module: str, run: Path) -> Any:
-    """Import a module that needs Keras, on the backend the run was made with."""
+    """Import a module that needs Keras, on the backend that the run's settings name."""
     import importlib
 
     from foveate.runs import Run

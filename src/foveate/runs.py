@@ -90,13 +90,8 @@ class Run:
             RunError: The folder holds something already, or cannot be made.
         """
         run = cls(folder)
+        run.require_unused()
         try:
-            if run.folder.exists() and any(run.folder.iterdir()):
-                raise RunError(
-                    f"A new run needs a new or empty folder, but {str(run.folder)!r} holds "
-                    f"{'a run' if run.config_path.exists() else 'files'} already. "
-                    "Choose another with --out, or delete it."
-                )
             run.checkpoints.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(
@@ -105,6 +100,19 @@ class Run:
         write_atomically(run.config_path, to_toml(config))
         run.set_status("running")
         return run
+
+    def require_unused(self) -> None:
+        """Check that nothing would be overwritten.
+
+        Raises:
+            RunError: The folder holds something already.
+        """
+        if self.folder.is_dir() and any(self.folder.iterdir()):
+            raise RunError(
+                f"A new run needs a new or empty folder, but {str(self.folder)!r} holds "
+                f"{'a run' if self.config_path.exists() else 'files'} already. "
+                "Choose another with --out, or delete it."
+            )
 
     @classmethod
     def open(cls, folder: str | Path) -> Run:
@@ -199,7 +207,7 @@ class Run:
             record: JSON values: stage, epoch and the metrics Keras reports.
         """
         old = self.history_path.read_text(encoding="utf-8") if self.history_path.exists() else ""
-        write_atomically(self.history_path, f"{old}{json.dumps(dict(record))}\n")
+        write_atomically(self.history_path, f"{old}{json.dumps(_finite(record))}\n")
 
     def history(self) -> list[dict[str, Any]]:
         """Read the records of all finished epochs, oldest first."""

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from foveate.config.settings import SplitConfig
+from foveate.config.settings import DataConfig, SplitConfig
 from foveate.data.checks import ManifestWarning
 from foveate.data.listing import SPLITS
 from foveate.data.manifest import Manifest
@@ -236,3 +236,36 @@ class TestByGroup:
         with pytest.warns(ManifestWarning, match="with one group .*: 'rare'"):
             divided = assign_splits(make(labels, groups), DEFAULTS, 0)
         assert set(split_list(divided)[40:]) == {"train"}
+
+
+class TestRepeatedImages:
+    """Rows of one image never lie in two splits: the model would be judged on what it saw."""
+
+    @pytest.fixture
+    def table(self, tmp_path: Path) -> pl.DataFrame:
+        names = [f"{number}.png" for number in range(20)]
+        for name in names:
+            (tmp_path / name).touch()
+        labels = ["a", "b"] * 10
+        return pl.DataFrame(
+            {"image": [f"{tmp_path}/{name}" for name in names] * 2, "label": labels * 2}
+        )
+
+    def test_kept_together(self, table: pl.DataFrame) -> None:
+        divided = quiet(Manifest.from_table(table), SplitConfig(), 0).table
+        assert divided.group_by("image").agg(pl.col("split").n_unique())["split"].max() == 1
+        assert divided["split"].n_unique() == 3
+
+    def test_groups_that_share_an_image_are_one(self, table: pl.DataFrame) -> None:
+        groups = pl.Series("person", [number // 2 for number in range(40)])
+        config = DataConfig(group="person")
+        manifest = Manifest.from_table(table.with_columns(groups), config)
+        divided = quiet(manifest, SplitConfig(), 0).table
+        for column in ("image", "group"):
+            assert divided.group_by(column).agg(pl.col("split").n_unique())["split"].max() == 1
+
+    def test_refused_in_two_given_splits(self, table: pl.DataFrame) -> None:
+        parts = pl.Series("part", ["train"] * 20 + ["test"] * 20)
+        manifest = Manifest.from_table(table.with_columns(parts), DataConfig(split="part"))
+        with pytest.raises(ManifestError, match="rows of one image"):
+            assign_splits(manifest, SplitConfig(), 0)

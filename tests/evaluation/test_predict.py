@@ -1,4 +1,6 @@
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -47,6 +49,25 @@ def test_metadata_that_is_missing_is_told(
     pl.read_csv(digit_table).drop("ink").write_csv(digit_table.with_name("without_ink.csv"))
     with pytest.raises(ManifestError, match="'ink'"):
         predict(metadata_run, [digit_table.with_name("without_ink.csv")])
+
+
+def test_categories_stay_text_at_prediction(
+    digit_table: Path, tiny_config: Callable[..., Any], tmp_path: Path
+) -> None:
+    """A column of "01" and "x2" is text, also in a table that happens to hold "01" alone."""
+    from foveate.data.metadata import fit_schema
+    from foveate.data.unlabelled import read_unlabelled
+
+    frame = pl.read_csv(digit_table).with_columns(
+        kind=pl.Series(["01", "x2", "x3"] * 50),
+        image=pl.lit(f"{digit_table.parent}/") + pl.col("image"),
+    )
+    frame.write_csv(tmp_path / "train.csv")
+    frame.head(1).write_csv(tmp_path / "new.csv")
+    config = tiny_config(data__metadata="kind").data
+    schema = fit_schema(Manifest.from_table(tmp_path / "train.csv", config), config.columns)
+    new = read_unlabelled([tmp_path / "new.csv"], config, schema)
+    assert schema.arrays(new)[1].tolist() == [[2]]  # the first of the vocabulary
 
 
 def test_masks_have_the_size_and_values_of_the_data(

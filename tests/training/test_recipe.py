@@ -42,7 +42,7 @@ def test_the_best_epoch_is_kept(digit_run: Run) -> None:
     """The saved model gives the lowest validation loss of the history."""
     predictor = Predictor.load(digit_run.model_folder)
     rows = Manifest.load(digit_run.manifest_path).split("validation")
-    loader = predictor.loader(rows)
+    loader = predictor.loader(rows, digit_run.config())
     predictor.bundle.model.compile(
         loss=predictor.task.loss(digit_run.config().recipe.loss, np.ones(3, np.int64))
     )
@@ -224,6 +224,51 @@ def test_a_loss_that_explodes_is_told(
     )
     with pytest.raises(RunError, match=r"Lower recipe\.learning_rate"):
         train(digit_folders, config, tmp_path / "run")
+
+
+def test_a_loss_that_explodes_is_told_whatever_is_watched(
+    digit_folders: Path, tiny_config: Config, tmp_path: Path
+) -> None:
+    config = tiny_config(
+        recipe__learning_rate=1e30,
+        recipe__optimizer="sgd",
+        recipe__schedule="constant",
+        recipe__stopping__monitor="val_accuracy",
+    )
+    with pytest.raises(RunError, match="keep the loss finite"):
+        train(digit_folders, config, tmp_path / "run")
+
+
+def test_what_was_learned_before_an_error_is_kept(
+    digit_folders: Path,
+    tiny_config: Config,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Broken(History):
+        def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+            if self._run.history():
+                raise OSError("a cable came loose")
+
+    monkeypatch.setattr(recipe, "History", Broken)
+    with pytest.raises(OSError, match="cable"):
+        train(digit_folders, tiny_config(), tmp_path / "run")
+    assert Run.open(tmp_path / "run").status()["state"] == "failed"
+    Predictor.load(tmp_path / "run" / "model")
+
+
+def test_bad_metadata_is_told_before_training(
+    digit_table: Path, tiny_config: Config, tmp_path: Path
+) -> None:
+    frame = pl.read_csv(digit_table).with_columns(
+        pl.Series("part", ["train"] * 100 + ["validation"] * 25 + ["test"] * 25),
+        image=pl.lit(f"{digit_table.parent}/") + pl.col("image"),
+        ink=pl.when(pl.int_range(pl.len()) == 140).then(float("inf")).otherwise("ink"),
+    )
+    config = tiny_config(data__split="part", data__metadata="ink")
+    with pytest.raises(ManifestError, match="ink"):
+        train(frame, config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_unreadable_file_stops_and_is_named(

@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -33,7 +35,15 @@ def test_factors_stay_within_bounds(
 def test_warmup_rises_linearly_from_zero(name: str, warmup: float) -> None:
     config = schedule(name, warmup=warmup)
     assert rate_factor(0.0, config) == 0.0
-    assert rate_factor(warmup / 2, config) == pytest.approx(0.5)
+    begins = rate_factor(warmup, config)
+    assert rate_factor(warmup / 2, config) == pytest.approx(begins / 2)
+
+
+@pytest.mark.parametrize("name", ["constant", "cosine", "one_cycle", "cyclical", "plateau"])
+def test_no_jumps(name: str) -> None:
+    config = schedule(name)
+    factors = [rate_factor(step / 1000, config) for step in range(1001)]
+    assert max(abs(a - b) for a, b in itertools.pairwise(factors)) < 0.03
 
 
 @pytest.mark.parametrize("name", ["cosine", "one_cycle", "cyclical"])

@@ -20,14 +20,15 @@ from foveate.errors import ConfigError, nearest
 
 
 def load_config(
-    path: str | Path | None = None, overrides: Mapping[str, str] | None = None
+    path: str | Path | None = None, overrides: Mapping[str, Any] | None = None
 ) -> RunConfig:
     """Read a run's settings from a TOML file, flags, or both.
 
     Args:
         path: A TOML file; defaults alone when None.
-        overrides: Dotted keys to texts as on the command line, ``{"recipe.epochs": "3"}``; they
-            win over the file. Lists are comma-separated; ``none`` unsets what may be unset.
+        overrides: Dotted keys to values, or to texts as on the command line:
+            ``{"recipe.epochs": 3, "data.metadata": "age,sex"}``; they win over the file. In texts,
+            lists are comma-separated, and ``none`` unsets what may be unset.
 
     Returns:
         The validated settings.
@@ -103,10 +104,10 @@ def _place(values: dict[str, Any], key: str, value: Any) -> None:
         values[last] = value
 
 
-def _parse(key: str, text: str) -> Any:
-    """Turn a flag's text into what pydantic expects of that field; unknown keys stay text."""
+def _parse(key: str, text: Any) -> Any:
+    """Turn a flag's text into what pydantic expects of that field; all else stays as it is."""
     field = dict(setting_fields()).get(key)
-    if field is None:
+    if field is None or not isinstance(text, str):
         return text
     kinds = _alternatives(field.annotation)
     if text.lower() == "none" and type(None) in kinds:
@@ -121,7 +122,7 @@ def _alternatives(annotation: Any) -> tuple[Any, ...]:
     return get_args(annotation) if is_union else (annotation,)
 
 
-def _explain(error: ValidationError, path: str | Path | None, flags: Mapping[str, str]) -> str:
+def _explain(error: ValidationError, path: str | Path | None, flags: Mapping[str, Any]) -> str:
     problems = error.errors(include_url=False)
     lines = [f"{len(problems)} setting{'s are' if len(problems) > 1 else ' is'} wrong:"]
     for problem in problems:

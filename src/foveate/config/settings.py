@@ -14,12 +14,13 @@ from foveate.config.augmentation import AugmentConfig
 from foveate.config.section import NamedSection, Section
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Level = Annotated[int, Field(ge=0, le=255)]
 
 
 class DecodeConfig(Section):
     """How files become pixels."""
 
-    background: tuple[int, int, int] = (255, 255, 255)
+    background: tuple[Level, Level, Level] = (255, 255, 255)
     """Colour (red, green, blue; 0 to 255) that shows through transparent pixels."""
     range_16bit: tuple[int, int] | None = None
     """Values of a 16-bit image that become black and white; such images are refused without it."""

@@ -53,7 +53,8 @@ def list_folder(folder: Path, config: DataConfig) -> Listing:
             f"{listed(lacking)}"
         )
     if not any(pairs):
-        _check_classes(folder, [part for part, _ in parts], len(images))
+        num_loose = sum(len(_entries(part)[1]) for part, split in parts if split is not None)
+        _check_classes(folder, [part for part, _ in parts], num_loose + len(images))
     frames = [
         _with_split(_paired(*pair, folder) if pair else _classes(part, folder), split)
         for (part, split), pair in zip(parts, pairs, strict=True)
@@ -196,7 +197,12 @@ def _paired(images: Path, masks: Path, root: Path) -> pl.DataFrame:
 
 
 def _by_stem(folder: Path) -> dict[str, str]:
-    names = _entries(folder)[1]
+    folders, names = _entries(folder)
+    if folders:
+        raise ManifestError(
+            f"{folder} must hold images only, but got folders: {listed(folders)}; move their "
+            "images up or use a table"
+        )
     stems = [Path(name).stem for name in names]
     twice = [repr(stem) for stem, count in Counter(stems).items() if count > 1]
     if twice:

@@ -77,7 +77,7 @@ class BatchLoader(keras.utils.PyDataset, DataAdapter):
 
     Raises:
         ManifestError: There are no rows.
-        ConfigError: A cycle is asked for, but not to drop the remainder.
+        ConfigError: A cycle without dropping the remainder, or mixing of weighted samples.
     """
 
     def __init__(
@@ -101,6 +101,12 @@ class BatchLoader(keras.utils.PyDataset, DataAdapter):
         super().__init__()
         if manifest.num_samples == 0:
             raise ManifestError(f"A loader needs rows, but {manifest.source} has none.")
+        mixes = augment is not None and bool(augment.mix.mixup or augment.mix.cutmix)
+        if mixes and "weight" in manifest.table.columns:
+            raise ConfigError(
+                "augment.mix blends samples, so they must weigh alike, but got sample weights. "
+                "Set mixup and cutmix to 0, or leave data.weight out."
+            )
         if cycle > 1 and not drop_remainder:
             raise ConfigError(f"A cycle needs drop_remainder=True, but got {cycle=} without it.")
         self.manifest = manifest
@@ -109,7 +115,7 @@ class BatchLoader(keras.utils.PyDataset, DataAdapter):
         self.wait_seconds = 0.0
         self.failure: Exception | None = None
         self._samples = SampleReader(manifest, image_size, augment, encode, metadata, decode, seed)
-        self._mix = augment.mix if augment and (augment.mix.mixup or augment.mix.cutmix) else None
+        self._mix = augment.mix if augment is not None and mixes else None
         self._num_classes = num_classes or len(manifest.class_names)
         self._shuffle, self._seed = shuffle, seed
         self._num_batches = self._count_batches(drop_remainder, cycle)

@@ -7,6 +7,8 @@ import warnings
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from foveate.config.settings import SplitConfig
 from foveate.data.checks import ManifestWarning
@@ -30,7 +32,8 @@ def assign_splits(
     is left of these trains. Shares are of the rows so divided.
 
     Without groups, each class gives each split its share to within one row, and the totals follow
-    as closely. With groups, whole groups go where the class counts come closest to the shares.
+    as closely. With groups, whole groups go where the class counts come closest to the shares;
+    the rows of one image are always kept together, as if they were a group.
     Either way every class has a row in train, if any of its rows is divided.
 
     Args:
@@ -64,6 +67,7 @@ def assign_splits(
         codes[pool] = _by_group(kinds, groups[pool], shares, rng)
     if strata is None:
         _warn_single(manifest, kinds, None if groups is None else groups[pool])
+        _warn_untrained(manifest, codes)
     _refuse_empty(manifest, codes, shares, groups)
     return manifest.with_splits(codes)
 
@@ -83,10 +87,26 @@ def _strata(manifest: Manifest) -> Codes:
 
 
 def _group_codes(manifest: Manifest) -> Codes | None:
-    """Number the groups in the order of their names, shape (rows,)."""
-    if "group" not in manifest.table.columns:
-        return None
-    return manifest.table["group"].rank("dense").cast(pl.Int64).to_numpy() - 1
+    """Number what must not be divided, shape (rows,): groups, and the rows of one image.
+
+    Groups that share an image become one. None where every row may go its own way.
+    """
+    table = manifest.table
+    is_repeated = bool(table["image"].is_duplicated().any())
+    if "group" not in table.columns:
+        return _ranks(table["image"]) if is_repeated else None
+    groups = _ranks(table["group"])
+    if not is_repeated:
+        return groups
+    images = _ranks(table["image"]) + groups.max() + 1
+    links = coo_array((np.ones(groups.size), (groups, images)), shape=(images.max() + 1,) * 2)
+    codes: Codes = connected_components(links, directed=False)[1][groups].astype(np.int64)
+    return codes
+
+
+def _ranks(column: pl.Series) -> Codes:
+    """Number equal values alike, in the order of the values, from 0."""
+    return column.rank("dense").cast(pl.Int64).to_numpy() - 1
 
 
 def _refuse_divided(manifest: Manifest, given: Codes, groups: Codes) -> None:
@@ -94,9 +114,10 @@ def _refuse_divided(manifest: Manifest, given: Codes, groups: Codes) -> None:
     divided, counts = np.unique(pairs[0], return_counts=True)
     if (divided := divided[counts > 1]).size:
         firsts = [int(np.argmax(groups == group)) for group in divided]
-        names = [repr(manifest.table["group"][row]) for row in firsts]
+        what = "group" if "group" in manifest.table.columns else "image"
+        names = [repr(manifest.table[what][row]) for row in firsts]
         raise ManifestError(
-            f"{manifest.source}: the rows of a group must be given one split, but got several "
+            f"{manifest.source}: the rows of one {what} must be given one split, but got several "
             f"for {listed(names)}"
         )
 
@@ -222,6 +243,24 @@ def _warn_single(manifest: Manifest, kinds: Codes, groups: Codes | None) -> None
         warnings.warn(
             f"{manifest.source}: classes with one {'sample' if groups is None else 'group'} are "
             f"trained on but never judged: {listed(single)}",
+            ManifestWarning,
+            stacklevel=3,
+        )
+
+
+def _warn_untrained(manifest: Manifest, codes: Codes) -> None:
+    """Warn of classes that given splits keep out of train."""
+    if not manifest.class_names:
+        return
+    kinds = _strata(manifest)[codes == 0]
+    counts = np.bincount(kinds, minlength=len(manifest.class_names))
+    absent = [
+        repr(name) for name, count in zip(manifest.class_names, counts, strict=True) if not count
+    ]
+    if absent:
+        warnings.warn(
+            f"{manifest.source}: classes without a row in train cannot be learned: "
+            f"{listed(absent)}",
             ManifestWarning,
             stacklevel=3,
         )

@@ -16,6 +16,7 @@ from foveate.errors import ManifestError, listed, nearest
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
 
+_BLANK = "\0blank"  # no CSV has a column of this name; true where a line holds nothing at all
 _TEXT = ("image", "label", "mask", "group", "split")
 
 
@@ -55,9 +56,10 @@ def read_table(
         text = {chosen[ours] for ours in chosen if ours in _TEXT}
         raw = _read_file(path, wanted, [*text, *config.columns.categorical])
     is_lines = path is not None and path.suffix.lower() != ".parquet"
+    is_blank = raw.drop_in_place(_BLANK) if is_lines else None
     frame = _typed(raw, chosen, title, config).with_row_index("row", 2 if is_lines else 0)
-    if is_lines:
-        frame = frame.filter(~pl.all_horizontal(pl.exclude("row").is_null()))
+    if is_blank is not None:
+        frame = frame.filter(~is_blank)
     start = Path(root) if root is not None else (path.parent if path is not None else Path())
     paths = [_below(frame[column], start) for column in ("image", "mask") if column in chosen]
     word = "line" if is_lines else "row"
@@ -153,7 +155,11 @@ def _scan(path: Path, text: Sequence[str], rows_to_infer: int | None) -> pl.Lazy
 def _read_file(path: Path, wanted: Sequence[str], text: Sequence[str]) -> pl.DataFrame:
     try:
         # `text` keeps labels such as "01" as they are written.
-        return _scan(path, [n for n in text if n in wanted], None).select(wanted).collect()
+        frame = _scan(path, [n for n in text if n in wanted], None)
+        if path.suffix.lower() == ".parquet":
+            return frame.select(wanted).collect()
+        is_blank = pl.all_horizontal(pl.all().is_null()).alias(_BLANK)
+        return frame.with_columns(is_blank).select([*wanted, _BLANK]).collect()
     except pl.exceptions.PolarsError as error:
         reason = _ragged_line(path) or str(error).splitlines()[0]
         raise ManifestError(f"{path} cannot be read: {reason}") from error

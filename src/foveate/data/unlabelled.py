@@ -7,23 +7,24 @@ from pathlib import Path
 
 import polars as pl
 
-from foveate.config.settings import DataConfig
+from foveate.config.settings import ColumnConfig, DataConfig
 from foveate.data.checks import checked
 from foveate.data.folders import IMAGE_SUFFIXES
 from foveate.data.manifest import Manifest
+from foveate.data.metadata import MetadataSchema
 from foveate.data.tables import TABLE_SUFFIXES, existing_path, read_table
 from foveate.errors import ManifestError, listed
 
 
 def read_unlabelled(
-    files: Sequence[Path], config: DataConfig, metadata: Sequence[str] = ()
+    files: Sequence[Path], config: DataConfig, schema: MetadataSchema | None = None
 ) -> Manifest:
     """Make a manifest of images whose targets are not known.
 
     Args:
         files: Images and folders of images, or one table.
         config: Names of the columns of a table; its targets are not read.
-        metadata: Metadata columns that must be there; only a table can hold them.
+        schema: Metadata columns that must be there, and their kinds; only a table can hold them.
 
     Returns:
         A row an image; those of a folder in the order of their paths.
@@ -35,13 +36,19 @@ def read_unlabelled(
     if tables and len(files) > 1:
         raise ManifestError("Predict on one table, or on images and folders, but got both.")
     if tables:
-        stated = DataConfig(image=config.image, metadata=tuple(metadata), columns=config.columns)
+        categorical = tuple(column.name for column in schema.categorical) if schema else ()
+        stated = DataConfig(
+            image=config.image,
+            metadata=schema.names if schema else (),
+            # Kinds are those of training: "01" is no number here if it was none there.
+            columns=ColumnConfig(categorical=categorical),
+        )
         listing = read_table(tables[0], stated, with_targets=False)
         return Manifest(checked(listing), listing.root, listing.source)
-    if metadata:
+    if schema is not None:
         raise ManifestError(
             "This model reads metadata beside the image: give a CSV or Parquet table with the "
-            f"columns {listed([config.image, *metadata], 20)}, but got image files."
+            f"columns {listed([config.image, *schema.names], 20)}, but got image files."
         )
     paths = [path for file in files for path in _images(file)]
     return Manifest(pl.DataFrame({"image": paths}), Path().resolve(), "the files")

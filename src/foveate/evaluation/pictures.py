@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from foveate.config.settings import RunConfig
 from foveate.data.manifest import Manifest
 from foveate.evaluation.predict import Predictor
 from foveate.tasks.base import IGNORED
@@ -19,12 +20,15 @@ OVERLAY_COLORS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#d55e00", "#cc79a
 """Tints of class 1, 2, and so on; class 0, usually background, stays clear."""
 
 
-def write_pictures(predictor: Predictor, manifest: Manifest, folder: Path) -> list[Path]:
+def write_pictures(
+    predictor: Predictor, manifest: Manifest, config: RunConfig, folder: Path
+) -> list[Path]:
     """Write a JPEG a row: the image, for masks also with true and predicted overlay.
 
     Args:
         predictor: The model.
         manifest: The rows, a few.
+        config: The run's settings.
         folder: Emptied first.
 
     Returns:
@@ -35,7 +39,7 @@ def write_pictures(predictor: Predictor, manifest: Manifest, folder: Path) -> li
         return []
     folder.mkdir(parents=True)
     paths: list[Path] = []
-    loader = predictor.loader(manifest, batch_size=min(8, manifest.num_samples))
+    loader = predictor.loader(manifest, config)
     for inputs, targets, logits in predictor.stream(loader):
         for place, image in enumerate(inputs["images"]):
             picture = _shrink(image)

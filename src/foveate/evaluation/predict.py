@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from foveate.config.settings import DecodeConfig
+from foveate.config.settings import DecodeConfig, RunConfig
 from foveate.data.decode import probe
 from foveate.data.loader import BatchLoader
 from foveate.data.manifest import Manifest
@@ -69,21 +69,23 @@ class Predictor:
             (height, width),
         )
 
-    def loader(self, manifest: Manifest, **options: Any) -> BatchLoader:
+    def loader(self, manifest: Manifest, config: RunConfig) -> BatchLoader:
         """Make a loader of rows in their order, as this model wants them.
 
         Args:
             manifest: The rows.
-            options: More arguments of `BatchLoader`.
+            config: The run's settings: batch size, threads and queue are what fitted there.
         """
         return BatchLoader(
             manifest,
             self.image_size,
+            config.data.batch_size,
             encode=self.task.encode,
             num_classes=self.task.num_outputs,
             metadata=self.schema,
             decode=self.decode,
-            **options,
+            threads=config.loader.threads,
+            queue_bytes=config.loader.queue,
         )
 
     def stream(self, loader: BatchLoader) -> Iterator[tuple[Any, Any, NDArray[np.float32]]]:
@@ -127,10 +129,9 @@ def predict(
     """
     opened = run if isinstance(run, Run) else Run.open(run)
     predictor = Predictor.load(opened.model_folder)
-    names = predictor.schema.names if predictor.schema else ()
-    paths = [Path(file) for file in files]
-    manifest = read_unlabelled(paths, opened.config().data, names)
-    loader = predictor.loader(manifest)
+    config = opened.config()
+    manifest = read_unlabelled([Path(file) for file in files], config.data, predictor.schema)
+    loader = predictor.loader(manifest, config)
     parts = []
     row = 0
     mask_names = _mask_names(manifest)

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from foveate.data.listing import SPLIT_WORDS, SPLITS
 from foveate.data.manifest import Manifest
 from foveate.errors import RunError
 from foveate.evaluation.pictures import OVERLAY_COLORS, write_pictures
@@ -21,7 +22,6 @@ from foveate.tasks.base import Task, softmax
 from foveate.tasks.segmentation import confusion, overlap_scores
 
 _WORST = 24
-SPLITS = ("train", "validation", "test")
 
 
 def evaluate(run: str | Path | Run, split: str = "test") -> dict[str, Any]:
@@ -29,7 +29,7 @@ def evaluate(run: str | Path | Run, split: str = "test") -> dict[str, Any]:
 
     Args:
         run: A run folder or a Run.
-        split: ``train``, ``validation`` or ``test``.
+        split: ``train``, ``validation`` (or ``val``) or ``test``.
 
     Returns:
         What ``evaluation/<split>.json`` holds: ``split``, ``num_samples``, ``scores`` (name to
@@ -42,11 +42,10 @@ def evaluate(run: str | Path | Run, split: str = "test") -> dict[str, Any]:
     opened = run if isinstance(run, Run) else Run.open(run)
     config = opened.config()
     runtime.prepare(config.runtime.backend)
+    split = SPLIT_WORDS.get(split, split)
     manifest = _rows(opened, split)
     predictor = Predictor.load(opened.model_folder)
-    loader = predictor.loader(
-        manifest, threads=config.loader.threads, queue_bytes=config.loader.queue
-    )
+    loader = predictor.loader(manifest, config)
     scorer = predictor.task.scorer()
     worst = _Worst(_WORST)
     parts = []
@@ -58,7 +57,9 @@ def evaluate(run: str | Path | Run, split: str = "test") -> dict[str, Any]:
     rows = worst.rows()
     predictions = _with_paths(manifest, pl.concat(parts))
     _write_predictions(predictions, opened.predictions_path(split))
-    pictures = write_pictures(predictor, manifest.take(rows), opened.mistakes_folder(split))
+    pictures = write_pictures(
+        predictor, manifest.take(rows), config, opened.mistakes_folder(split)
+    )
     outcome = {
         "split": split,
         "num_samples": manifest.num_samples,

@@ -164,6 +164,17 @@ def _user_constructor(name: str) -> Callable[..., keras.Model]:
 
     def construct(include_top: bool, weights: None, input_shape: tuple[int, int, int]) -> Any:
         del include_top, weights
-        return function(input_shape=input_shape)
+        try:
+            model = function(input_shape=input_shape)
+        except Exception as error:
+            raise ConfigError(
+                f"model.backbone {name!r} must be a function of input_shape={input_shape}, but "
+                f"got {type(error).__name__}: {error}."
+            ) from error
+        if not isinstance(model, keras.Model):
+            raise ConfigError(
+                f"model.backbone {name!r} must return a Keras model, but got {type(model)}."
+            )
+        return model
 
     return construct

@@ -11,6 +11,7 @@ import sys
 
 import psutil
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from foveate.scale import runtime
@@ -50,17 +51,17 @@ def examine(console: Console) -> int:
     for name in _REQUIRED:
         version = _version(name)
         missing |= version is None
-        table.add_row(name, version or "[red]missing[/]", "" if version else f"pip install {name}")
+        table.add_row(name, version or "missing", "" if version else f"pip install {name}")
     for name in runtime.BACKENDS:
-        table.add_row(f"backend {name}", *_backend(name))
+        table.add_row(f"backend {name}", *map(escape, _backend(name)))
     for name, command in _OPTIONAL.items():
         version = _version(name)
-        table.add_row(name, version or "missing (optional)", "" if version else command)
+        table.add_row(name, version or "missing (optional)", "" if version else escape(command))
     console.print(table)
     try:
         console.print(f"Runs will use: {runtime.choose_backend()}", highlight=False)
     except Exception as error:
-        console.print(f"[red]No run can start:[/] {error}")
+        console.print(f"[red]No run can start:[/] {escape(str(error))}")
         return 1
     return int(missing)
 

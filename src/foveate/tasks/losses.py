@@ -128,7 +128,7 @@ class DiceLoss(keras.losses.Loss):
         losses = 1.0 - (2.0 * overlap + 1.0) / (total + 1.0)
         if self.class_weights is not None:
             weights = np.asarray(self.class_weights, "float32")
-            losses = losses * (weights / max(float(weights.mean()), 1e-7))
+            losses = losses * ops.convert_to_tensor(weights / max(float(weights.mean()), 1e-7))
         return ops.reshape(ops.mean(losses, axis=-1), (-1, 1, 1))
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from foveate.config.settings import ScheduleConfig, StoppingConfig
 from foveate.data.loader import BatchLoader
-from foveate.errors import ConfigError, RunError, nearest
+from foveate.errors import RunError
 from foveate.runs import Run, require_space
 from foveate.training.schedule import rate_factor
 
@@ -47,21 +47,15 @@ def monitored(logs: Mapping[str, Any], monitor: str) -> float:
     """Look up the monitored value of an epoch.
 
     Raises:
-        ConfigError: No such value is measured.
-        RunError: It is not a finite number.
+        RunError: It or the training loss is not a finite number.
     """
-    if monitor not in logs:
-        raise ConfigError(
-            f"recipe.stopping.monitor must be one of {sorted(logs)}, but got {monitor!r}."
-            f"{nearest(monitor, list(logs))}"
-        )
-    value = float(logs[monitor])
-    if not math.isfinite(value):
-        raise RunError(
-            f"Training must keep the loss finite, but got {monitor} = {value}. "
-            "Lower recipe.learning_rate, or set recipe.optimizer.clip_norm to 1."
-        )
-    return value
+    for name in ("loss", monitor):
+        if not math.isfinite(float(logs[name])):
+            raise RunError(
+                f"Training must keep the loss finite, but got {name} = {float(logs[name])}. "
+                "Lower recipe.learning_rate, or set recipe.optimizer.clip_norm to 1."
+            )
+    return float(logs[monitor])
 
 
 class LearningRate(keras.callbacks.Callback):
@@ -132,8 +126,8 @@ class BestEpoch(keras.callbacks.Callback):
         """Keep better weights; stop when patience is at its end."""
         value = monitored(logs or {}, self._config.monitor)
         if self.value is None or better(value, self.value, self._config.monitor):
-            self.value, self._waited = value, 0
             save_weights(self.model, self._path)
+            self.value, self._waited = value, 0
             return
         self._waited += 1
         if self._config.patience and self._waited >= self._config.patience:

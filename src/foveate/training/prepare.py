@@ -18,7 +18,7 @@ from foveate.data.manifest import Manifest, read_manifest
 from foveate.data.masks import scan_masks
 from foveate.data.metadata import MetadataSchema, fit_schema
 from foveate.data.splits import assign_splits
-from foveate.errors import ConfigError
+from foveate.errors import ConfigError, ManifestError
 from foveate.models.backbones import get_backbone
 from foveate.models.build import ModelInputs
 from foveate.models.fusion import MetadataInputs
@@ -92,6 +92,7 @@ def prepare(
         ConfigError: The settings contradict the data.
     """
     manifest = data if isinstance(data, Manifest) else read_manifest(data, config.data)
+    _refuse_remote(manifest)
     kind = _kind(manifest, config)
     if kind == "segmentation":
         manifest, task, counts = _segmentation(manifest, config, report)
@@ -99,6 +100,8 @@ def prepare(
         manifest, task, counts = _classification(manifest, config)
     train = manifest.split("train")
     schema = fit_schema(train, config.data.columns) if manifest.metadata_columns else None
+    if schema is not None:
+        schema.arrays(manifest)  # a bad value in a later split is better told now
     return Prepared(manifest, task, schema, counts, _image_size(train, config))
 
 
@@ -114,7 +117,20 @@ def metadata_inputs(schema: MetadataSchema | None) -> MetadataInputs | None:
     )
 
 
+def _refuse_remote(manifest: Manifest) -> None:
+    remote = manifest.table["image"].str.contains("://", literal=True)
+    if remote.any():
+        raise ManifestError(
+            f"{manifest.source}: images must be local files, but got "
+            f"{manifest.table['image'].filter(remote)[0]!r}. Copy them to this machine first."
+        )
+
+
 def _kind(manifest: Manifest, config: RunConfig) -> str:
+    if manifest.has_masks and "label" in manifest.table.columns:
+        raise ConfigError(
+            "A run predicts labels or masks: name data.label or data.mask, not both."
+        )
     found = "segmentation" if manifest.has_masks else "classification"
     if config.task not in ("auto", found):
         needed = "masks (data.mask)" if config.task == "segmentation" else "labels (data.label)"

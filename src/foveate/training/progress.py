@@ -19,6 +19,9 @@ _REFRESH_SECONDS = 0.25
 class ProgressDisplay(keras.callbacks.Callback):
     """Shows a stage on a console; without a terminal only the line of each epoch.
 
+    The bar stands while the display is entered as a context: Keras calls no callback when a
+    `fit` ends with an error or Ctrl-C.
+
     Args:
         console: Where to.
         stage: Name of the stage.
@@ -46,11 +49,14 @@ class ProgressDisplay(keras.callbacks.Callback):
         self._clock_started = self._waited = self._seconds = 0.0
         self._timed_batches = 0
 
-    def on_train_begin(self, logs: Any = None) -> None:
-        """Put up the bar."""
+    def __enter__(self) -> ProgressDisplay:
         self._bar.start()
         total = self._epochs * len(self._loader)
         self._task = self._bar.add_task(self._stage, total=total, note="")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Start the clocks of the epoch."""
@@ -85,10 +91,6 @@ class ProgressDisplay(keras.callbacks.Callback):
             highlight=False,
             soft_wrap=True,
         )
-
-    def on_train_end(self, logs: Any = None) -> None:
-        """Take the bar away."""
-        self._bar.stop()
 
     def _start_clock(self) -> None:
         self._clock_started, self._waited = time.perf_counter(), self._loader.wait_seconds

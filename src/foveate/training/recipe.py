@@ -11,9 +11,9 @@ from typing import Any
 import keras
 from rich.console import Console
 
-from foveate.config.settings import RunConfig
+from foveate.config.settings import RunConfig, StoppingConfig
 from foveate.data.loader import BatchLoader
-from foveate.errors import ConfigError, FoveateError
+from foveate.errors import ConfigError, FoveateError, nearest
 from foveate.models.backbones import get_backbone, resolve_weights
 from foveate.models.build import build_model, set_trainable
 from foveate.models.bundle import Bundle, save_bundle
@@ -70,21 +70,35 @@ def train(
     """
     config = config or RunConfig()
     console = console or Console(quiet=True)
+    folder = Path(out) if out is not None else next_folder(Path("runs"), _stem(data))
+    Run(folder).require_unused()
     runtime.prepare(config.runtime.backend)
     stages = plan_stages(config)
     with counting(console, "reading masks") as report:
         prepared = prepare(data, config, report)
     _announce(console, prepared, config)
     keras.utils.set_random_seed(config.seed)
-    keras.config.set_dtype_policy(config.recipe.precision)
-    model = build_model(config.model, prepared.model_inputs, prepared.task, config.seed)
+    with _dtype_policy(config.recipe.precision):
+        model = build_model(config.model, prepared.model_inputs, prepared.task, config.seed)
+    stopping = _stopping(config, prepared)
 
-    run = Run.create(out or next_folder(Path("runs"), _stem(data)), config)
+    run = Run.create(folder, config)
     with _leaving_nothing_half_done(run):
         prepared.manifest.save(run.manifest_path)
-        finished = run_stages(model, stages, prepared, config, run, console)
-        save_bundle(run.model_folder, Bundle(model, describe(prepared, config)))
-        run.set_status("finished" if finished else "interrupted")
+        state = "finished"
+        try:
+            run_stages(model, stages, prepared, config, stopping, run, console)
+        except KeyboardInterrupt:
+            if not run.best_weights.exists():
+                raise
+            console.print("Interrupted: keeping the best epoch so far.")
+            state = "interrupted"
+        finally:
+            # Also after an error: what was learned until then is worth keeping.
+            if run.best_weights.exists():
+                model.load_weights(run.best_weights)
+                save_bundle(run.model_folder, Bundle(model, describe(prepared, config)))
+        run.set_status(state)
     return run
 
 
@@ -123,33 +137,31 @@ def run_stages(
     stages: list[Stage],
     prepared: Prepared,
     config: RunConfig,
+    stopping: StoppingConfig,
     run: Run,
     console: Console,
-) -> bool:
+) -> None:
     """Train the stages in turn, each from the best epoch so far.
 
     Args:
-        model: Holds the weights of the best epoch afterwards.
+        model: What is trained; ends with the weights of its last epoch.
         stages: What to do.
         prepared: Data and task.
         config: The settings.
+        stopping: What to watch and how patiently.
         run: Where history and best weights go.
         console: Where progress is shown.
-
-    Returns:
-        Whether all stages ran to their end; False after Ctrl-C.
     """
     train_loader = prepared.loader("train", config)
     validation = _validation_loader(prepared, config)
-    stopping = config.recipe.stopping
-    if validation is None and stopping.monitor == "val_loss":
-        stopping = stopping.model_copy(update={"monitor": "loss"})
     best = BestEpoch(stopping, run.best_weights)
     loss = prepared.task.loss(config.recipe.loss, prepared.class_counts)
-    finished = True
     try:
         for stage in stages:
+            if best.value is not None:
+                model.load_weights(run.best_weights)
             _compile(model, stage, loss, prepared, config)
+            display = ProgressDisplay(console, stage.name, stage.epochs, train_loader)
             callbacks = [
                 LearningRate(
                     config.recipe.schedule,
@@ -159,9 +171,9 @@ def run_stages(
                 ),
                 best,
                 History(run, stage.name, train_loader),
-                ProgressDisplay(console, stage.name, stage.epochs, train_loader),
+                display,
             ]
-            with _loaders_own_errors(train_loader, validation):
+            with display, _loaders_own_errors(train_loader, validation):
                 model.fit(
                     train_loader,
                     validation_data=validation,
@@ -170,18 +182,10 @@ def run_stages(
                     shuffle=False,
                     verbose=0,
                 )
-            model.load_weights(run.best_weights)
-    except KeyboardInterrupt:
-        finished = False
-        if best.value is None:
-            raise
-        console.print("Interrupted: keeping the best epoch so far.")
-        model.load_weights(run.best_weights)
     finally:
         train_loader.close()
         if validation is not None:
             validation.close()
-    return finished
 
 
 def describe(prepared: Prepared, config: RunConfig) -> dict[str, Any]:
@@ -207,6 +211,34 @@ def _compile(
         metrics=prepared.task.metrics(),
         jit_compile=runtime.jit_compile(),
     )
+
+
+def _stopping(config: RunConfig, prepared: Prepared) -> StoppingConfig:
+    """Check what is watched; without a validation split the training loss stands in."""
+    stopping = config.recipe.stopping
+    measured = ["loss"]
+    measured += [getattr(m, "name", None) or m.__name__ for m in prepared.task.metrics()]
+    if prepared.manifest.split("validation").num_samples:
+        measured += [f"val_{name}" for name in measured]
+    elif stopping.monitor == "val_loss":
+        return stopping.model_copy(update={"monitor": "loss"})
+    if stopping.monitor not in measured:
+        raise ConfigError(
+            f"recipe.stopping.monitor must be one of {measured}, but got {stopping.monitor!r}."
+            f"{nearest(stopping.monitor, measured)}"
+        )
+    return stopping
+
+
+@contextlib.contextmanager
+def _dtype_policy(name: str) -> Iterator[None]:
+    """Build layers under a policy; they keep it, the process does not."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def _validation_loader(prepared: Prepared, config: RunConfig) -> BatchLoader | None:
@@ -252,6 +284,7 @@ def _announce(console: Console, prepared: Prepared, config: RunConfig) -> None:
         f"{prepared.task.num_outputs} classes · {config.model.backbone} at {height}×{width} · "
         f"{keras.backend.backend()}",
         highlight=False,
+        markup=False,
         soft_wrap=True,
     )
 

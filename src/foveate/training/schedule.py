@@ -11,7 +11,8 @@ def rate_factor(progress: float, config: ScheduleConfig) -> float:
     """Compute the learning rate at a moment, relative to its peak.
 
     Sources: cosine from Loshchilov & Hutter (2017), one_cycle from Smith & Topin (2018),
-    cyclical (triangles) from Smith (2017). The warm-up rises linearly and comes before all.
+    cyclical (triangles) from Smith (2017). The warm-up comes before all: it rises linearly
+    to where the shape begins.
 
     Args:
         progress: Share of the stage that is done, 0 to 1.
@@ -22,10 +23,9 @@ def rate_factor(progress: float, config: ScheduleConfig) -> float:
         1: drops depend on what validation shows, not on progress.
     """
     progress = min(max(progress, 0.0), 1.0)
-    if progress < config.warmup:
-        return progress / config.warmup
-    after = (progress - config.warmup) / (1.0 - config.warmup)
-    return config.floor + (1.0 - config.floor) * _shape(after, config)
+    after = max(progress - config.warmup, 0.0) / (1.0 - config.warmup)
+    factor = config.floor + (1.0 - config.floor) * _shape(after, config)
+    return factor * progress / config.warmup if progress < config.warmup else factor
 
 
 def _shape(progress: float, config: ScheduleConfig) -> float:
