@@ -46,14 +46,24 @@ _HOMES_ON_KERAS = {
 }
 
 
-def train(data: Any, config: RunConfig | None = None, out: str | Path | None = None) -> Run:
-    """Train a model on data and leave a run folder; see `foveate.training.recipe.train`."""
+def train(
+    data: Any,
+    config: RunConfig | None = None,
+    out: str | Path | None = None,
+    progress: bool = True,
+) -> Run:
+    """Train a model on data and leave a run folder; see `foveate.training.recipe.train`.
+
+    With `progress` the console shows how it goes.
+    """
+    from rich.console import Console
+
     from foveate.scale import runtime
 
     runtime.prepare(config.runtime.backend if config is not None else "auto")
     from foveate.training import recipe
 
-    return recipe.train(data, config, out)
+    return recipe.train(data, config, out, Console() if progress else None)
 
 
 def evaluate(run: str | Path | Run, split: str = "test") -> dict[str, Any]:

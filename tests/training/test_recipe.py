@@ -261,7 +261,7 @@ def test_bad_metadata_is_told_before_training(
     digit_table: Path, tiny_config: Config, tmp_path: Path
 ) -> None:
     frame = pl.read_csv(digit_table).with_columns(
-        pl.Series("part", ["train"] * 100 + ["validation"] * 25 + ["test"] * 25),
+        pl.Series("part", ["train", "validation", "test"] * 50),
         image=pl.lit(f"{digit_table.parent}/") + pl.col("image"),
         ink=pl.when(pl.int_range(pl.len()) == 140).then(float("inf")).otherwise("ink"),
     )
