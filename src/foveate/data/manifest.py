@@ -140,6 +140,14 @@ class Manifest:
         """Give the absolute path, or the URI, of a row's mask."""
         return self._path("mask", row)
 
+    def image_paths(self, rows: NDArray[np.integer[Any]]) -> list[str]:
+        """Give what `image_path` gives, for many rows at once: much faster than one by one."""
+        return self._paths("image", rows)
+
+    def mask_paths(self, rows: NDArray[np.integer[Any]]) -> list[str]:
+        """Give what `mask_path` gives, for many rows at once."""
+        return self._paths("mask", rows)
+
     def split(self, name: str) -> Manifest:
         """Take the rows of one split.
 
@@ -245,8 +253,11 @@ class Manifest:
         return cls(table, Path(about["root"]), about["source"])
 
     def _path(self, column: str, row: int) -> str:
-        path: str = self.table[column][row]
-        return path if "://" in path else str(self.root / path)
+        return self._paths(column, np.array([row]))[0]
+
+    def _paths(self, column: str, rows: NDArray[np.integer[Any]]) -> list[str]:
+        paths: list[str] = self.table[column].gather(rows).to_list()
+        return [path if "://" in path else str(self.root / path) for path in paths]
 
 
 def read_manifest(source: Any, config: DataConfig = _DEFAULTS) -> Manifest:

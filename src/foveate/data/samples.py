@@ -89,34 +89,39 @@ class SampleReader:
             epoch: Decides the augmentation together with each row's number.
         """
         inputs, targets = self.empty(len(rows))
-        numbers = rows.tolist()
-        # Drawn before any is decoded: decoding sweeps this code out of the processor's caches.
-        draws = [random_generator(self._seed, epoch, row, stream=0) for row in numbers]
-        drawn = [augmentation.sample(self._ranges, rng) for rng in draws]
-        for place, (row, parameters) in enumerate(zip(numbers, drawn, strict=True)):
-            mask = targets[place] if self._manifest.has_masks and targets is not None else None
-            self._read_one(row, parameters, inputs["images"][place], mask)
+        images = self._manifest.image_paths(rows)
+        masks = self._manifest.mask_paths(rows) if self._manifest.has_masks else None
+        for place, row in enumerate(rows.tolist()):
+            rng = random_generator(self._seed, epoch, row, stream=0)
+            parameters = augmentation.sample(self._ranges, rng)
+            out = inputs["images"][place]
+            if masks is None or targets is None:
+                self._read_image(images[place], parameters, out)
+            else:
+                self._read_pair(images[place], masks[place], parameters, out, targets[place])
         for name, array in zip(("numeric", "categories"), self._metadata or (), strict=False):
             if array.shape[1]:
                 inputs[name] = array[rows]
         return inputs, targets if self._labels is None else self._labels[rows]
 
-    def _read_one(
-        self,
-        row: int,
-        parameters: augmentation.Parameters,
-        out: NDArray[np.uint8],
-        mask_out: NDArray[np.uint8] | None,
+    def _read_image(
+        self, path: str, parameters: augmentation.Parameters, out: NDArray[np.uint8]
     ) -> None:
         needed = augmentation.decode_size(parameters, self._image_size)
-        path = self._manifest.image_path(row)
-        mask = None
-        if mask_out is None:
-            image = decode_image(path, self._decode, needed)
-        else:
-            mask_path = self._manifest.mask_path(row)
-            image, mask = decode_pair(path, mask_path, self._decode, needed)
-            mask = self._encode_mask(mask, mask_path)
+        image = decode_image(path, self._decode, needed)
+        augmentation.apply(image, parameters, self._image_size, out=out)
+
+    def _read_pair(
+        self,
+        path: str,
+        mask_path: str,
+        parameters: augmentation.Parameters,
+        out: NDArray[np.uint8],
+        mask_out: NDArray[np.uint8],
+    ) -> None:
+        needed = augmentation.decode_size(parameters, self._image_size)
+        image, mask = decode_pair(path, mask_path, self._decode, needed)
+        mask = self._encode_mask(mask, mask_path)
         augmentation.apply(
             image, parameters, self._image_size, mask, IGNORED, out=out, mask_out=mask_out
         )
