@@ -17,7 +17,8 @@ from foveate.evaluation.predict import Predictor
 from foveate.runs import Run
 from foveate.training import recipe
 from foveate.training.callbacks import History
-from foveate.training.recipe import plan_stages, train
+from foveate.training.recipe import train
+from foveate.training.stages import plan_stages
 
 Config = Callable[..., Any]
 

@@ -38,13 +38,11 @@ class Task(ABC):
     Attributes:
         name: As in the setting `task`.
         per_pixel: Whether there is a prediction for every pixel, not one for the image.
-        primary_score: The score a reader looks at first; higher is better.
         class_names: Names of the classes by id.
     """
 
     name: ClassVar[str]
     per_pixel: ClassVar[bool]
-    primary_score: ClassVar[str]
 
     def __init__(self, class_names: Sequence[str]) -> None:
         self.class_names = tuple(class_names)

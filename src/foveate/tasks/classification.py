@@ -18,7 +18,6 @@ class Classification(Task):
 
     name = "classification"
     per_pixel = False
-    primary_score = "accuracy"
 
     def encode(self, targets: Sequence[str]) -> NDArray[np.int32]:
         """Turn labels into class ids; see `Task.encode`.

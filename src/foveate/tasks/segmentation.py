@@ -27,7 +27,6 @@ class Segmentation(Task):
 
     name = "segmentation"
     per_pixel = True
-    primary_score = "mean_iou"
 
     def __init__(
         self, class_names: Sequence[str], values: Sequence[int], ignore: int | None = None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from rich.console import Console
 from foveate.config.settings import RunConfig, StoppingConfig
 from foveate.data.loader import BatchLoader
 from foveate.errors import ConfigError, FoveateError, nearest
-from foveate.models.backbones import get_backbone, resolve_weights
 from foveate.models.build import build_model, set_trainable
 from foveate.models.bundle import Bundle, save_bundle
 from foveate.runs import Run, next_folder
@@ -23,26 +21,7 @@ from foveate.training.callbacks import BestEpoch, History, LearningRate
 from foveate.training.optimizers import make_optimizer
 from foveate.training.prepare import Prepared, prepare
 from foveate.training.progress import ProgressDisplay, counting
-
-_FINE_TUNE_EPOCHS = 5
-_FINE_TUNE_SHARE_OF_RATE = 0.2
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One `fit` with its own trainable set and rate.
-
-    Attributes:
-        name: ``frozen``, ``fine_tune``, or ``scratch`` where nothing is pretrained.
-        epochs: How long.
-        learning_rate: Peak rate.
-        share: Share of the backbone's layers that is trained, from the top.
-    """
-
-    name: str
-    epochs: int
-    learning_rate: float
-    share: float
+from foveate.training.stages import Stage, plan_stages
 
 
 def train(
@@ -102,36 +81,6 @@ def train(
     return run
 
 
-def plan_stages(config: RunConfig) -> list[Stage]:
-    """Decide the stages: frozen then fine_tune for pretrained backbones, else one from scratch.
-
-    Args:
-        config: The settings.
-
-    Returns:
-        One or two stages.
-
-    Raises:
-        ConfigError: Fine-tuning is asked for where nothing is pretrained.
-    """
-    recipe = config.recipe
-    backbone = get_backbone(config.model.backbone)
-    if resolve_weights(backbone, config.model.weights) is None:
-        if recipe.fine_tune_epochs:
-            raise ConfigError(
-                f"recipe.fine_tune_epochs needs pretrained weights, but {backbone.name} starts "
-                "from random ones. Set recipe.epochs alone, or model.weights."
-            )
-        return [Stage("scratch", recipe.epochs, recipe.learning_rate, 1.0)]
-    epochs = recipe.fine_tune_epochs
-    rate = recipe.fine_tune_learning_rate or recipe.learning_rate * _FINE_TUNE_SHARE_OF_RATE
-    stages = [
-        Stage("frozen", recipe.epochs, recipe.learning_rate, 0.0),
-        Stage("fine_tune", _FINE_TUNE_EPOCHS if epochs is None else epochs, rate, recipe.unfreeze),
-    ]
-    return [stage for stage in stages if stage.epochs]
-
-
 def run_stages(
     model: keras.Model,
     stages: list[Stage],
@@ -160,7 +109,8 @@ def run_stages(
         for stage in stages:
             if best.value is not None:
                 model.load_weights(run.best_weights)
-            _compile(model, stage, loss, prepared, config)
+            trainable = _compile(model, stage, loss, prepared, config)
+            console.print(f"{stage.name}: {trainable:,} weights are trained", highlight=False)
             display = ProgressDisplay(console, stage.name, stage.epochs, train_loader)
             callbacks = [
                 LearningRate(
@@ -196,21 +146,26 @@ def describe(prepared: Prepared, config: RunConfig) -> dict[str, Any]:
         "metadata": prepared.schema.to_dict() if prepared.schema else None,
         "decode": config.data.decode.model_dump(mode="json"),
         "backbone": config.model.backbone,
+        "manifest": prepared.manifest.digest(),
     }
 
 
 def _compile(
     model: keras.Model, stage: Stage, loss: Any, prepared: Prepared, config: RunConfig
-) -> None:
-    """Settle what is trained, then compile: Keras fixes the trainable variables there."""
-    pretrained = stage.name != "scratch"
-    set_trainable(model, stage.share, pretrained)
+) -> int:
+    """Settle what is trained, then compile: Keras fixes the trainable variables there.
+
+    Returns:
+        Number of trainable weights.
+    """
+    trainable = set_trainable(model, stage.share, pretrained=stage.name != "scratch")
     model.compile(
         optimizer=make_optimizer(config.recipe, stage.learning_rate, model),
         loss=loss,
         metrics=prepared.task.metrics(),
         jit_compile=runtime.jit_compile(),
     )
+    return trainable
 
 
 def _stopping(config: RunConfig, prepared: Prepared) -> StoppingConfig:
