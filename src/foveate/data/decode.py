@@ -160,6 +160,7 @@ def _pixels(
 def _jpeg(source: Source, min_size: tuple[int, int] | None) -> NDArray[np.uint8] | None:
     """Decode grey or RGB, reduced where allowed; None where Pillow should judge the file."""
     height, width = source.image.height, source.image.width
+    shrinks = False
     if min_size is not None:
         least_height, least_width = turned(min_size, source.orientation)
         for factor in (8, 4, 2):  # libjpeg-turbo has fast kernels for these alone; it rounds up
@@ -167,8 +168,13 @@ def _jpeg(source: Source, min_size: tuple[int, int] | None) -> NDArray[np.uint8]
             if reduced[0] >= least_height and reduced[1] >= least_width:
                 height, width = reduced
                 break
+        shrinks = height > least_height and width > least_width
     try:
-        return simplejpeg.decode_jpeg(source.data, "RGB", min_height=height, min_width=width)
+        # Smooth chroma between its half as many samples takes 15 % of the time, and is averaged
+        # away where the image shrinks anyway.
+        return simplejpeg.decode_jpeg(
+            source.data, "RGB", min_height=height, min_width=width, fastupsample=shrinks
+        )
     except ValueError as error:
         if any(text in str(error) for text in _HARMLESS):
             return None
