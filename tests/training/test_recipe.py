@@ -310,6 +310,18 @@ def test_one_class_only(digit_folders: Path, tiny_config: Config, tmp_path: Path
         train(only, tiny_config(), tmp_path / "run")
 
 
+def test_smoothed_masks_are_refused(tiny_config: Config, tmp_path: Path) -> None:
+    from PIL import Image
+
+    for name in ("images", "masks"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for number in range(4):
+            shades = np.arange(256, dtype=np.uint8).reshape(16, 16)
+            Image.fromarray(shades).save(tmp_path / "data" / name / f"{number}.png")
+    with pytest.raises(ConfigError, match="ids, not shades"):
+        train(tmp_path / "data", tiny_config(), tmp_path / "run")
+
+
 def test_interrupted_run_keeps_its_best_epoch(
     digit_folders: Path,
     tiny_config: Config,

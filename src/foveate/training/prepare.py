@@ -28,6 +28,7 @@ from foveate.tasks.segmentation import Segmentation
 
 _PROBED = 200
 _LARGEST_NATIVE = 128
+_MOST_CLASSES = 254  # the two ids left mark ignored and impossible pixels
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,11 @@ def _segmentation(
     if len(scan.values) < 2:
         raise ConfigError(
             f"Masks must hold at least two classes, but got the value(s) {list(scan.values)} only."
+        )
+    if len(scan.values) > _MOST_CLASSES:
+        raise ConfigError(
+            f"Masks must hold at most {_MOST_CLASSES} classes, but got {len(scan.values)} values. "
+            "Were they smoothed, or saved with loss? A mask holds ids, not shades."
         )
     if names and len(names) != len(scan.values):
         raise ConfigError(
