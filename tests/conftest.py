@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import settings
 from PIL import Image
 
 os.environ["KERAS_BACKEND"] = "tensorflow"
@@ -18,6 +19,11 @@ os.environ["KERAS_BACKEND"] = "tensorflow"
 from foveate.scale import runtime
 
 runtime.prepare("tensorflow")
+
+# The same examples every time: what lands is what was tested. `--hypothesis-profile default`
+# searches anew; what it finds belongs into an `@example`.
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.load_profile("repeatable")
 
 TINY = {
     "data.image_size": "16",

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from foveate.config.files import load_config, setting_fields, to_toml
@@ -28,6 +28,7 @@ def test_defaults_survive_toml(tmp_path: Path) -> None:
         assert load_config(path) == RunConfig()
 
 
+@example(label="\x00\x1f\x7f\x80\u2028", columns=['"\\'], rate=1.0, size=(1, 1), queue=1)
 @given(
     label=st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), min_size=1),
     columns=st.lists(st.text("ab\"\\,' \n", min_size=1), max_size=3),

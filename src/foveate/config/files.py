@@ -187,7 +187,9 @@ def _toml_value(value: Any) -> str | None:
         return str(value).lower()
     if isinstance(value, str):
         escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-        return '"' + "".join(c if c >= " " else f"\\u{ord(c):04x}" for c in escaped) + '"'
+        # TOML takes neither the control characters nor the delete character as they are.
+        plain = (c if c >= " " and c != "\x7f" else f"\\u{ord(c):04x}" for c in escaped)
+        return f'"{"".join(plain)}"'
     if isinstance(value, tuple):
         return f"[{', '.join(str(_toml_value(item)) for item in value)}]"
     return repr(value)
