@@ -75,7 +75,7 @@ class TestGeometry:
         np.testing.assert_array_equal(result, NOISE[35:11:-1, :31:-1])
 
     def test_shear_moves_right_below_the_centre(self) -> None:
-        to_source = matrix(Geometry(shear=0.5), (48, 64), (48, 64))
+        to_source = np.array(matrix(Geometry(shear=0.5), (48, 64), (48, 64)))
         # The centre stays; ten pixels below it, the source lies five pixels further left.
         np.testing.assert_allclose(to_source @ [31.5, 23.5, 1], [31.5, 23.5])
         np.testing.assert_allclose(to_source @ [31.5, 33.5, 1], [26.5, 33.5])

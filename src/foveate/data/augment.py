@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from foveate.config.augmentation import AugmentConfig, MixConfig
 from foveate.data.color import Color, Quality, degrade, recolor
-from foveate.data.geometry import Border, Geometry, sharp_size, warp_image, warp_mask
+from foveate.data.geometry import Border, Geometry, sharp_size
+from foveate.data.warp import warp_image, warp_mask
 
 
 @dataclass(frozen=True)

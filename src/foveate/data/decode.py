@@ -1,6 +1,6 @@
 """From a file to pixels: with `header`, the only code that opens an image or a mask.
 
-Pillow reads every header (format, size, mode, EXIF). The pixels of plain 8-bit JPEG then come
+The header (format, size, mode, EXIF) decides. The pixels of plain 8-bit JPEG then come
 from simplejpeg, of plain WebP and 16-bit colour from OpenCV, all others from Pillow. OpenCV is
 kept from other PNG and TIFF: it writes to stderr where they are damaged.
 """
@@ -138,16 +138,17 @@ def _orient(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
 def _pixels(
     source: Source, config: DecodeConfig, min_size: tuple[int, int] | None
 ) -> NDArray[np.uint8]:
-    image = source.image
-    pixels: NDArray[np.uint8] | None = None
-    if isinstance(image, JpegImageFile) and image.mode in ("L", "RGB"):
+    if _is_jpeg(source):
         pixels = _jpeg(source, min_size)
-    elif isinstance(image, WebPImageFile) and image.mode == "RGB":
+    elif isinstance(source.image, WebPImageFile) and source.image.mode == "RGB":
         flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
         pixels = cv2.imdecode(np.frombuffer(source.data, np.uint8), flags)
     elif 8 < source.bits <= 16:
         pixels = _flat(_levels(source, config), config)
+    else:
+        pixels = None
     if pixels is None:  # also where OpenCV failed, as it does not say why
+        image = source.image
         if image.mode in ("I", "F"):
             raise SampleError(
                 f"{source.path} must hold 8 or 16-bit unsigned pixels, but got Pillow mode "
@@ -157,9 +158,16 @@ def _pixels(
     return _orient(pixels, source.orientation)
 
 
+def _is_jpeg(source: Source) -> bool:
+    """Whether simplejpeg may decode it: 8-bit grey or RGB."""
+    if source.plain_jpeg is not None:
+        return True
+    return isinstance(source.image, JpegImageFile) and source.image.mode in ("L", "RGB")
+
+
 def _jpeg(source: Source, min_size: tuple[int, int] | None) -> NDArray[np.uint8] | None:
     """Decode grey or RGB, reduced where allowed; None where Pillow should judge the file."""
-    height, width = source.image.height, source.image.width
+    height, width = source.stored_size
     shrinks = False
     if min_size is not None:
         least_height, least_width = turned(min_size, source.orientation)

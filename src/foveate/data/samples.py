@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -91,8 +91,7 @@ class SampleReader:
         inputs, targets = self.empty(len(rows))
         images = self._manifest.image_paths(rows)
         masks = self._manifest.mask_paths(rows) if self._manifest.has_masks else None
-        for place, row in enumerate(rows.tolist()):
-            rng = random_generator(self._seed, epoch, row, stream=0)
+        for place, rng in enumerate(row_generators(self._seed, epoch, rows)):
             parameters = augmentation.sample(self._ranges, rng)
             out = inputs["images"][place]
             if masks is None or targets is None:
@@ -147,5 +146,24 @@ def random_generator(seed: int, epoch: int, index: int, stream: int) -> np.rando
     Returns:
         A counter-based generator (Philox; Salmon et al., 2011) keyed by all four.
     """
-    key = np.array([seed << 8 | stream, epoch << 32 | index], np.uint64)
-    return np.random.Generator(np.random.Philox(key=key))
+    return np.random.Generator(np.random.Philox(key=_key(seed, epoch, index, stream)))
+
+
+def row_generators(
+    seed: int, epoch: int, rows: NDArray[np.uint32]
+) -> Iterator[np.random.Generator]:
+    """Give each row's own generator in turn, that of `random_generator` for stream 0.
+
+    It is one object whose key changes: a new one asks the system for entropy, which takes as
+    long as all its numbers.
+    """
+    philox = np.random.Philox(key=0)
+    rng, fresh = np.random.Generator(philox), philox.state
+    for row in rows.tolist():
+        fresh["state"]["key"] = _key(seed, epoch, row, stream=0)
+        philox.state = fresh
+        yield rng
+
+
+def _key(seed: int, epoch: int, index: int, stream: int) -> NDArray[np.uint64]:
+    return np.array([seed << 8 | stream, epoch << 32 | index], np.uint64)
