@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from foveate.data.color import Color, Quality, color_matrix, degrade, lookup_table, recolor
+from foveate.data.color import Color, Quality, color_matrix, degrade, recolor
 
 
 def recolored(values: Any, color: Color) -> Any:
@@ -22,7 +22,6 @@ class TestColor:
     @given(st.tuples(*[st.integers(0, 255)] * 3))
     def test_default_changes_nothing(self, pixel: tuple[int, int, int]) -> None:
         assert recolored([pixel], Color()) == [list(pixel)]
-        np.testing.assert_array_equal(lookup_table(Color()).ravel(), np.arange(256))
 
     @pytest.mark.parametrize(
         ("color", "expected"),
@@ -46,8 +45,21 @@ class TestColor:
     @settings(deadline=None)
     @given(st.floats(0, 2), st.floats(-math.pi, math.pi))
     def test_saturation_and_hue_leave_grey(self, saturation: float, hue: float) -> None:
-        rows = color_matrix(Color(saturation=saturation, hue=hue)).sum(axis=1)
-        np.testing.assert_allclose(rows, 1, atol=1e-5)
+        matrix = color_matrix(Color(saturation=saturation, hue=hue))
+        np.testing.assert_allclose(matrix[:, :3].sum(axis=1), 1, atol=1e-5)
+        np.testing.assert_array_equal(matrix[:, 3], 0)
+
+    @given(*[st.floats(0.5, 1.5)] * 4, st.floats(-0.3, 0.3), st.floats(-1, 1))
+    def test_one_matrix_is_all_steps(
+        self, contrast: float, red: float, blue: float, less: float, more: float, hue: float
+    ) -> None:
+        color = Color(1.0, contrast, more, (red, 1.0, blue), saturation=less, hue=hue)
+        pixel = np.array([30.0, 90.0, 200.0])
+        stepped = (pixel - 127.5) * contrast + 127.5 + 255 * more
+        stepped = stepped * (red, 1.0, blue)
+        for step in (Color(saturation=less), Color(hue=hue)):
+            stepped = color_matrix(step)[:, :3] @ stepped
+        np.testing.assert_allclose(color_matrix(color) @ [*pixel, 1], stepped, atol=1e-2)
 
     def test_no_saturation_is_luminance(self) -> None:
         # 0.213 * 255, 0.715 * 255, 0.072 * 255
@@ -56,7 +68,7 @@ class TestColor:
         assert recolored(primaries, Color(saturation=0.0)) == greys
 
     def test_full_turn_of_hue_is_none(self) -> None:
-        np.testing.assert_allclose(color_matrix(Color(hue=2 * math.pi)), np.eye(3), atol=1e-6)
+        np.testing.assert_allclose(color_matrix(Color(hue=2 * math.pi)), np.eye(3, 4), atol=1e-6)
 
 
 class TestQuality:

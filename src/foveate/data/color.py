@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _SHARES = np.arange(256) / 255  # what the values of a pixel are of full scale
-_NO_POINT_CHANGE = (1.0, 1.0, 0.0, (1.0, 1.0, 1.0))  # gamma, contrast, brightness, channel
+_NO_CHANGE = (1.0, 0.0, (1.0, 1.0, 1.0), 1.0, 0.0)  # all fields after gamma
 # The luminance shares of red, green and blue in the matrices of CSS and SVG filters: W3C, Filter
 # Effects Module Level 1, feColorMatrix.
 _LUMINANCE = np.array([0.213, 0.715, 0.072])
@@ -27,7 +27,7 @@ _HUE_SINE = np.array(
 
 @dataclass(frozen=True)
 class Color:
-    """One sampled change of colour; the point-wise part acts in the order of the fields.
+    """One sampled change of colour, in the order of the fields; only the result is clipped.
 
     Attributes:
         gamma: Exponent of the value as a share of full scale.
@@ -66,47 +66,56 @@ class Quality:
 
 
 def recolor(image: NDArray[np.uint8], color: Color) -> None:
-    """Change the colours of an image in place: one lookup table, one 3x3 matrix.
+    """Change the colours of an image in place: gamma by a table, all else by one matrix.
 
     Args:
         image: uint8 (H, W, 3), RGB, 0 to 255, contiguous; overwritten.
         color: What to do; parts that change nothing cost nothing.
     """
-    if (color.gamma, color.contrast, color.brightness, color.channel) != _NO_POINT_CHANGE:
-        cv2.LUT(image, lookup_table(color), dst=image)
-    if (color.saturation, color.hue) != (1.0, 0.0):
+    if color.gamma != 1:
+        cv2.LUT(image, gamma_table(color.gamma), dst=image)
+    if (
+        color.contrast,
+        color.brightness,
+        color.channel,
+        color.saturation,
+        color.hue,
+    ) != _NO_CHANGE:
+        # A table for contrast and brightness would take twice as long as the matrix.
         cv2.transform(image, color_matrix(color), dst=image)
 
 
-def lookup_table(color: Color) -> NDArray[np.uint8]:
-    """Compose gamma, contrast, brightness and channel factors into one table.
+def gamma_table(gamma: float) -> NDArray[np.uint8]:
+    """Tell what gamma makes of each value.
 
     Args:
-        color: What to do; saturation and hue are not point-wise and do not enter.
+        gamma: Exponent of the value as a share of full scale.
 
     Returns:
-        uint8 (256, 1, 3): red, green and blue of each value; (256, 1, 1) if they agree.
+        uint8 (256,).
     """
-    value = _SHARES if color.gamma == 1 else _SHARES**color.gamma
-    value = (value - 0.5) * color.contrast + (0.5 + color.brightness)
-    factors = color.channel if len(set(color.channel)) > 1 else color.channel[:1]
-    levels = np.multiply.outer(value, np.array(factors) * 255)
-    return np.rint(levels.clip(0, 255)).astype(np.uint8)[:, None]
+    return np.rint(255 * _SHARES**gamma).astype(np.uint8)
 
 
 def color_matrix(color: Color) -> NDArray[np.float32]:
-    """Compose saturation and hue into one matrix that leaves grey as it is.
+    """Compose contrast, brightness, channel factors, saturation and hue.
 
     Args:
-        color: What to do.
+        color: What to do; gamma is not linear and does not enter.
 
     Returns:
-        float32 (3, 3): new (red, green, blue) = matrix @ old.
+        float32 (3, 4): new (red, green, blue) = matrix @ (*old, 1), in grey levels; it leaves
+        grey grey unless there are channel factors.
     """
     # As `feColorMatrix` of type saturate and hueRotate in the W3C's module named above.
     saturate = _TO_LUMINANCE + color.saturation * _HUE_COSINE
     turn = _TO_LUMINANCE + math.cos(color.hue) * _HUE_COSINE + math.sin(color.hue) * _HUE_SINE
-    return (turn @ saturate).astype(np.float32)
+    matrix = np.empty((3, 4), np.float32)
+    matrix[:, :3] = turn @ saturate * color.channel
+    offset = 255 * (0.5 - 0.5 * color.contrast + color.brightness)
+    matrix[:, 3] = matrix[:, :3].sum(axis=1) * offset
+    matrix[:, :3] *= color.contrast
+    return matrix
 
 
 def degrade(image: NDArray[np.uint8], quality: Quality) -> None:
