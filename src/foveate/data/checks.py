@@ -150,7 +150,8 @@ def _class_problems(listing: Listing) -> list[str]:
 def _missing_files(listing: Listing, column: str) -> list[str]:
     """Tell local files that do not exist; each folder is listed once instead of asked by file."""
     paths = listing.frame[column]
-    local = paths.filter(paths.is_not_null() & ~paths.str.contains("://", literal=True))
+    distinct = paths.drop_nulls().unique(maintain_order=True)
+    local = distinct.filter(~distinct.str.contains("://", literal=True))
     existing: list[str] = []
     for folder in local.str.replace(r"[^/]*$", "").unique().sort():
         existing += [folder + name for name in _file_names(listing.root / folder)]

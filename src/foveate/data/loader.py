@@ -57,7 +57,7 @@ class BatchLoader(keras.utils.PyDataset, DataAdapter):
         batch_size: Samples in a batch.
         shuffle: Whether each epoch has a new order over all rows.
         augment: Random changes of the training images; None only resizes.
-        encode: From all labels (sequence of N texts) to int32 ids (N,), or from one mask
+        encode: From different labels (N texts) to int32 ids (N,), or from one mask
             (H, W) uint8 to class ids (H, W) uint8; `Task.encode`. Default: place among
             `manifest.class_names`; masks as stored.
         num_classes: Number of classes, for mixed labels; default: those of the manifest.

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from foveate.config.augmentation import AugmentConfig
@@ -53,20 +54,12 @@ class SampleReader:
         self._decode = decode or DecodeConfig()
         self._seed = seed
         self._encode = encode
-        self._labels = self._encode_labels()
+        has_labels = "label" in manifest.table.columns and not manifest.has_masks
+        self._labels = label_ids(manifest, encode) if has_labels else None
         self._metadata = metadata.arrays(manifest) if metadata is not None else None
         self.weights: NDArray[np.float32] | None = None
         if "weight" in manifest.table.columns:
             self.weights = manifest.table["weight"].to_numpy().astype(np.float32)
-
-    def _encode_labels(self) -> NDArray[np.int32] | None:
-        if self._manifest.has_masks or "label" not in self._manifest.table.columns:
-            return None
-        labels = self._manifest.table["label"].cast(str).to_list()
-        if self._encode is not None:
-            return self._encode(labels)
-        ids = {name: index for index, name in enumerate(self._manifest.class_names)}
-        return np.fromiter((ids[label] for label in labels), np.int32, len(labels))
 
     def empty(self, size: int) -> tuple[dict[str, NDArray[Any]], NDArray[Any] | None]:
         """Make buffers for a batch; there is none for targets that are not known."""
@@ -132,6 +125,26 @@ class SampleReader:
             return self._encode(mask)
         except SampleError as error:
             raise SampleError(f"{path}: {error}") from None
+
+
+def label_ids(
+    manifest: Manifest, encode: Callable[[list[str]], NDArray[Any]] | None = None
+) -> NDArray[np.int32]:
+    """Turn the labels of all rows into class ids.
+
+    Args:
+        manifest: The rows, which have labels.
+        encode: From different labels (N texts) to their ids, int32 (N,), such as `Task.encode`;
+            the place among the manifest's class names when not given.
+
+    Returns:
+        Ids, int32 (rows,).
+    """
+    labels = manifest.table["label"]
+    names = labels.unique()  # a million rows have a few classes
+    texts: list[str] = names.cast(pl.String).to_list()
+    ids = encode(texts) if encode is not None else map(manifest.class_names.index, texts)
+    return labels.replace_strict(names, list(ids), return_dtype=pl.Int32).to_numpy()
 
 
 def random_generator(seed: int, epoch: int, index: int, stream: int) -> np.random.Generator:

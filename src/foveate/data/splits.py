@@ -98,20 +98,31 @@ def _group_codes(manifest: Manifest) -> Codes | None:
     groups = _ranks(table["group"])
     if not is_repeated:
         return groups
-    images = _ranks(table["image"]) + groups.max() + 1
-    links = coo_array((np.ones(groups.size), (groups, images)), shape=(images.max() + 1,) * 2)
+    images, width = _ranks(table["image"]), groups.max() + 1
+    pairs = np.unique(images * width + groups)
+    ends = pairs % width, pairs // width + width
+    links = coo_array((np.ones(pairs.size), ends), shape=(ends[1][-1] + 1,) * 2)
     codes: Codes = connected_components(links, directed=False)[1][groups].astype(np.int64)
     return codes
 
 
 def _ranks(column: pl.Series) -> Codes:
     """Number equal values alike, in the order of the values, from 0."""
-    return column.rank("dense").cast(pl.Int64).to_numpy() - 1
+    # `rank` sorts all rows; this sorts what differs, which for a million rows may be hundreds.
+    order = column.unique().sort().to_frame().with_row_index("code")
+    codes = column.to_frame().join(order, on=column.name, how="left", maintain_order="left")
+    return codes["code"].cast(pl.Int64).to_numpy()
+
+
+def _ranked(values: Codes) -> tuple[Codes, Codes]:
+    """Number equal integers alike, as `_ranks`, and count the rows of each number."""
+    distinct, counts = np.unique(values, return_counts=True)
+    return np.searchsorted(distinct, values), counts
 
 
 def _refuse_divided(manifest: Manifest, given: Codes, groups: Codes) -> None:
-    pairs = np.unique(np.stack([groups, given])[:, given >= 0], axis=1)
-    divided, counts = np.unique(pairs[0], return_counts=True)
+    pairs = np.unique((groups * len(SPLITS) + given)[given >= 0])
+    divided, counts = np.unique(pairs // len(SPLITS), return_counts=True)
     if (divided := divided[counts > 1]).size:
         firsts = [int(np.argmax(groups == group)) for group in divided]
         what = "group" if "group" in manifest.table.columns else "image"
@@ -133,7 +144,7 @@ def _by_class(kinds: Codes, shares: Floats, rng: np.random.Generator) -> Codes:
     """Divide single rows; returns split codes of shape (rows,)."""
     if not kinds.size:
         return kinds
-    _, classes, sizes = np.unique(kinds, return_inverse=True, return_counts=True)
+    classes, sizes = _ranked(kinds)
     counts = _quotas(sizes, shares)
     shuffled = np.lexsort((rng.random(kinds.size), classes))  # class by class, random within
     codes = np.empty(kinds.size, np.int64)
@@ -190,8 +201,8 @@ def _by_group(kinds: Codes, groups: Codes, shares: Floats, rng: np.random.Genera
     """
     if not kinds.size:
         return kinds
-    _, classes, sizes = np.unique(kinds, return_inverse=True, return_counts=True)
-    _, members, rows = np.unique(groups, return_inverse=True, return_counts=True)
+    classes, sizes = _ranked(kinds)
+    members, rows = _ranked(groups)
     width = sizes.size + 1
     cells = np.concatenate([members * width + classes, members * width + sizes.size])
     cells, counts = np.unique(cells, return_counts=True)

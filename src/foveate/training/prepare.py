@@ -17,6 +17,7 @@ from foveate.data.loader import BatchLoader
 from foveate.data.manifest import Manifest, read_manifest
 from foveate.data.masks import scan_masks
 from foveate.data.metadata import MetadataSchema, fit_schema
+from foveate.data.samples import label_ids
 from foveate.data.splits import assign_splits
 from foveate.errors import ConfigError, ManifestError
 from foveate.models.backbones import get_backbone
@@ -154,7 +155,7 @@ def _classification(
 ) -> tuple[Manifest, Task, NDArray[np.int64]]:
     task = Classification(manifest.class_names)
     manifest = assign_splits(manifest, config.data.splits, config.seed)
-    ids = task.encode(manifest.split("train").table["label"].cast(str).to_list())
+    ids = label_ids(manifest.split("train"), task.encode)
     return manifest, task, np.bincount(ids, minlength=task.num_outputs)
 
 
