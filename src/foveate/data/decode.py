@@ -7,7 +7,6 @@ kept from other PNG and TIFF: it writes to stderr where they are damaged.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from pathlib import Path
 
 import cv2
@@ -15,12 +14,12 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
-from PIL.ExifTags import Base
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from foveate.config.settings import DecodeConfig
+from foveate.data.deep import levels
 from foveate.data.header import Source, named, probe, read, turned
 from foveate.errors import SampleError
 
@@ -140,11 +139,11 @@ def _pixels(
 ) -> NDArray[np.uint8]:
     if _is_jpeg(source):
         pixels = _jpeg(source, min_size)
-    elif isinstance(source.image, WebPImageFile) and source.image.mode == "RGB":
+    elif _is_plain_webp(source):
         flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
         pixels = cv2.imdecode(np.frombuffer(source.data, np.uint8), flags)
     elif 8 < source.bits <= 16:
-        pixels = _flat(_levels(source, config), config)
+        pixels = _flat(levels(source, config), config)
     else:
         pixels = None
     if pixels is None:  # also where OpenCV failed, as it does not say why
@@ -163,6 +162,12 @@ def _is_jpeg(source: Source) -> bool:
     if source.plain_jpeg is not None:
         return True
     return isinstance(source.image, JpegImageFile) and source.image.mode in ("L", "RGB")
+
+
+def _is_plain_webp(source: Source) -> bool:
+    """Whether OpenCV may decode it; of an animation it would print what is damaged."""
+    image = source.image
+    return isinstance(image, WebPImageFile) and image.mode == "RGB" and not image.is_animated
 
 
 def _jpeg(source: Source, min_size: tuple[int, int] | None) -> NDArray[np.uint8] | None:
@@ -195,48 +200,6 @@ def _flat(image: Image.Image, config: DecodeConfig) -> NDArray[np.uint8]:
         canvas = Image.new("RGBA", image.size, (*config.background, 255))
         image = Image.alpha_composite(canvas, image.convert("RGBA"))
     return np.array(image.convert("RGB"))
-
-
-def _deep(source: Source) -> NDArray[np.uint16]:
-    """Decode 16-bit grey (H, W), RGB (H, W, 3) or RGBA (H, W, 4) without losing bits."""
-    image = source.image
-    upright = not isinstance(image, TiffImageFile) or image.tag_v2.get(Base.Orientation, 1) == 1
-    image.load()  # finds damage, and says what it is
-    if image.mode.startswith("I;16"):
-        return np.array(image).astype(np.uint16)
-    values = None
-    # Pillow keeps the upper 8 bits of 16-bit colour; OpenCV keeps all, but no TIFF orientation.
-    if image.mode in ("LA", "RGB", "RGBA") and upright:
-        values = cv2.imdecode(np.frombuffer(source.data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if values is None or values.dtype != np.uint16 or values.ndim != 3:
-        raise SampleError(
-            f"{source.path} must hold upright 16-bit grey or RGB pixels, but got Pillow mode "
-            f"{image.mode!r}; convert it to 8 bits or to 16-bit PNG"
-        )
-    return cv2.cvtColor(values, cv2.COLOR_BGRA2RGBA if values.shape[2] == 4 else cv2.COLOR_BGR2RGB)
-
-
-def _levels(source: Source, config: DecodeConfig) -> Image.Image:
-    """Map 16-bit values linearly to 0..255 by the declared range; alpha by its full range."""
-    values = _deep(source)
-    if config.range_16bit is None:
-        colors = values if values.ndim == 2 else values[..., :3]
-        raise SampleError(
-            f"{source.path} must come with data.decode.range_16bit, as it holds 16-bit pixels, "
-            f"but got none; set it to the values that mean black and white "
-            f"(here pixels run from {colors.min()} to {colors.max()})"
-        )
-    levels = _table_16bit(*config.range_16bit)[values]
-    if levels.ndim == 3 and levels.shape[2] == 4:
-        levels[..., 3] = values[..., 3] >> 8
-    return Image.fromarray(levels)
-
-
-@lru_cache(maxsize=8)
-def _table_16bit(black: int, white: int) -> NDArray[np.uint8]:
-    """Grey level, uint8 (65536,), of each 16-bit value; values outside the range are clipped."""
-    share = (np.arange(65536) - black) / (white - black)
-    return np.rint(255 * share.clip(0, 1)).astype(np.uint8)
 
 
 def _ids(source: Source) -> NDArray[np.uint8]:

@@ -5,17 +5,19 @@ Pillow reads the header of every format, save that of ordinary JPEG, which is qu
 
 from __future__ import annotations
 
+import ctypes
 import re
 import struct
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO, FileIO
 from pathlib import Path
 from typing import BinaryIO
 
+from PIL import _imaging
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.ExifTags import Base
 from PIL.GifImagePlugin import GifImageFile
@@ -30,8 +32,14 @@ from foveate.config.settings import DecodeConfig
 from foveate.errors import FoveateError, SampleError
 
 # Once for the process, as `warnings.catch_warnings` is not safe in threads: what Pillow thinks of
-# odd TIFF tags would fill the terminal. Appended, so that a user's own filters come first.
-warnings.filterwarnings("ignore", module=r"PIL\.\w+Plugin", append=True)
+# odd TIFF tags, or of a size that our limit judges, would fill the terminal. Appended, so that a
+# user's own filters come first.
+warnings.filterwarnings("ignore", module=r"PIL\.(\w+Plugin|Image)", append=True)
+
+# Likewise what the libtiff in Pillow thinks of damaged files: it prints, Pillow raises. Where its
+# functions cannot be reached, it goes on printing.
+with suppress(AttributeError, OSError):
+    ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
 
 # The plugins are called by content; `Image.open` would add Pillow's own, lower pixel limit.
 _FORMATS: tuple[tuple[re.Pattern[bytes], type[ImageFile]], ...] = (
