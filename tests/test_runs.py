@@ -17,7 +17,7 @@ def test_a_new_run_remembers_its_settings(tmp_path: Path) -> None:
 
 def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
     Run.create(tmp_path / "run", RunConfig())
-    with pytest.raises(RunError, match="holds a run already"):
+    with pytest.raises(RunError, match="holds a run that has not finished"):
         Run.create(tmp_path / "run", RunConfig())
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="must be writable"):

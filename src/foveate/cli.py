@@ -60,7 +60,12 @@ def run(arguments: Sequence[str]) -> int:
 
 
 @app.command(help_epilogue=_SETTINGS_HELP, usage="Usage: foveate train DATA [OPTIONS] [SETTINGS]")
-def train(*tokens: Tokens, out: Path | None = None, config: Path | None = None) -> int:
+def train(
+    *tokens: Tokens,
+    out: Path | None = None,
+    config: Path | None = None,
+    resume: Path | None = None,
+) -> int:
     """Train on DATA (a folder, a CSV or a Parquet file), judge on its test split, and report.
 
     Parameters
@@ -69,10 +74,18 @@ def train(*tokens: Tokens, out: Path | None = None, config: Path | None = None) 
         The run folder, new or empty; `runs/DATA-1` and so on when not given.
     config
         A TOML file of settings; flags win over it.
+    resume
+        An unfinished run folder to go on with, instead of DATA; it keeps its settings.
     """
     from foveate.config.files import load_config
 
     words, settings = split_tokens(tokens)
+    if resume is not None:
+        if words or settings or out or config:
+            raise ConfigError(
+                "--resume takes the run folder alone: data and settings are those of the run."
+            )
+        return _resume(resume)
     data = _one(words, "train", "DATA: a folder, a CSV or a Parquet file")
     return _train(data, load_config(config, settings), out)
 
@@ -233,17 +246,36 @@ def _train(data: str, config: Any, out: Path | None) -> int:
     from foveate.scale import runtime
 
     runtime.prepare(config.runtime.backend)
+    from foveate.training.recipe import train as train_run
+
+    return _conclude(train_run(data, config, out, console))
+
+
+def _resume(folder: Path) -> int:
+    """Go on with a run on the backend it was started on, judge and report."""
+    from foveate.runs import Run
+    from foveate.scale import runtime
+
+    run = Run.open(folder)
+    run.require_resumable()
+    runtime.prepare(run.status()["backend"])
+    from foveate.training.recipe import resume as resume_run
+
+    return _conclude(resume_run(folder, console))
+
+
+def _conclude(finished: Any) -> int:
+    """Judge a run on its held-out split, and report."""
     from foveate.evaluation.scores import evaluate as judge
     from foveate.evaluation.scores import held_out_split
     from foveate.report.report import write_report
-    from foveate.training.recipe import train as train_run
 
-    finished = train_run(data, config, out, console)
     folder = shlex.quote(str(finished.folder))
     if finished.status()["state"] == "interrupted":
-        console.print(
-            f"Judge what there is: foveate evaluate {folder}", highlight=False, markup=False
-        )
+        if finished.model_folder.exists():
+            console.print(
+                f"Judge what there is: foveate evaluate {folder}", highlight=False, markup=False
+            )
         return 130
     split = held_out_split(finished)
     if split is not None:

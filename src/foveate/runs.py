@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from foveate.config.files import load_config, to_toml
 from foveate.config.settings import RunConfig
 from foveate.errors import RunError
@@ -107,12 +109,50 @@ class Run:
         Raises:
             RunError: The folder holds something already.
         """
+        if self.is_unfinished():
+            raise RunError(
+                f"A new run needs a new or empty folder, but {str(self.folder)!r} holds a run "
+                f"that has not finished. Go on with it: foveate train --resume {self.folder}; or "
+                "choose another with --out."
+            )
         if self.folder.is_dir() and any(self.folder.iterdir()):
             raise RunError(
                 f"A new run needs a new or empty folder, but {str(self.folder)!r} holds "
                 f"{'a run' if self.config_path.exists() else 'files'} already. "
                 "Choose another with --out, or delete it."
             )
+
+    def is_unfinished(self) -> bool:
+        """Whether there is a run that was begun and neither finished nor is a mere folder."""
+        if not self.config_path.is_file() or not self.status_path.is_file():
+            return False
+        return self.status()["state"] != "finished"
+
+    def require_resumable(self) -> None:
+        """Check that one may go on with the run.
+
+        Raises:
+            RunError: It has finished, or another process is training it.
+        """
+        status = self.status()
+        if status["state"] == "finished":
+            raise RunError(
+                f"The run {str(self.folder)!r} has finished; there is nothing to go on."
+            )
+        if status["state"] == "running" and self._is_alive(status.get("pid")):
+            raise RunError(
+                f"Process {status['pid']} is training the run {str(self.folder)!r} right now. "
+                "Wait for it, or stop it first."
+            )
+
+    def _is_alive(self, pid: int | None) -> bool:
+        """Whether the process that wrote the status runs; its number may belong to another now."""
+        if pid is None or pid == os.getpid():
+            return False
+        try:
+            return psutil.Process(pid).create_time() <= self.status_path.stat().st_mtime
+        except psutil.Error:
+            return False
 
     @classmethod
     def open(cls, folder: str | Path) -> Run:
@@ -142,6 +182,11 @@ class Run:
         return self.folder / "config.toml"
 
     @property
+    def status_path(self) -> Path:
+        """Where the run stands, as JSON."""
+        return self.folder / "status.json"
+
+    @property
     def manifest_path(self) -> Path:
         """The table of samples with their splits."""
         return self.folder / "manifest.parquet"
@@ -165,6 +210,11 @@ class Run:
     def model_folder(self) -> Path:
         """The trained model and all it needs to take a raw file."""
         return self.folder / "model"
+
+    @property
+    def unreadable_path(self) -> Path:
+        """The files that could not be read, as JSON."""
+        return self.folder / "unreadable.json"
 
     @property
     def report_path(self) -> Path:
@@ -194,11 +244,11 @@ class Run:
             state: ``running``, ``finished``, ``interrupted`` or ``failed``.
             details: More to keep, JSON values; they replace those of the last call.
         """
-        self.save_json(self.folder / "status.json", {"state": state, **details})
+        self.save_json(self.status_path, {"state": state, **details})
 
     def status(self) -> dict[str, Any]:
         """Read where the run stands; ``{"state": ...}`` and details."""
-        return self.load_json(self.folder / "status.json")
+        return self.load_json(self.status_path)
 
     def append_history(self, record: Mapping[str, Any]) -> None:
         """Add one epoch's record; the file is replaced whole, so it never ends in half a line.
@@ -209,6 +259,11 @@ class Run:
         old = self.history_path.read_text(encoding="utf-8") if self.history_path.exists() else ""
         write_atomically(self.history_path, f"{old}{json.dumps(_finite(record))}\n")
 
+    def cut_history(self, num_epochs: int) -> None:
+        """Forget all but the first epochs: those after a checkpoint come again."""
+        lines = [json.dumps(record) for record in self.history()[:num_epochs]]
+        write_atomically(self.history_path, "".join(f"{line}\n" for line in lines))
+
     def history(self) -> list[dict[str, Any]]:
         """Read the records of all finished epochs, oldest first."""
         if not self.history_path.exists():
@@ -216,6 +271,27 @@ class Run:
         return [
             json.loads(line) for line in self.history_path.read_text(encoding="utf-8").splitlines()
         ]
+
+    def add_unreadable(self, split: str, reasons: Mapping[str, str]) -> list[str]:
+        """List files that could not be read.
+
+        Args:
+            split: Where they belong.
+            reasons: Path of each image, and why it or its mask cannot be used.
+
+        Returns:
+            Those paths that were not listed before.
+        """
+        known = self.unreadable()
+        new = {path: reasons[path] for path in sorted(reasons) if path not in known.get(split, {})}
+        if new:
+            known[split] = {**known.get(split, {}), **new}
+            self.save_json(self.unreadable_path, known)
+        return list(new)
+
+    def unreadable(self) -> dict[str, dict[str, str]]:
+        """Read the files that were left out: reason by path by split."""
+        return self.load_json(self.unreadable_path) if self.unreadable_path.exists() else {}
 
     def save_json(self, path: Path, content: Mapping[str, Any]) -> None:
         """Write a JSON file of the run; NaN becomes null."""

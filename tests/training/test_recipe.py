@@ -15,7 +15,7 @@ from foveate.data.manifest import Manifest
 from foveate.errors import ConfigError, ManifestError, RunError, SampleError
 from foveate.evaluation.predict import Predictor
 from foveate.runs import Run
-from foveate.training import recipe
+from foveate.training import fitting
 from foveate.training.callbacks import History
 from foveate.training.recipe import train
 from foveate.training.stages import plan_stages
@@ -251,7 +251,7 @@ def test_what_was_learned_before_an_error_is_kept(
             if self._run.history():
                 raise OSError("a cable came loose")
 
-    monkeypatch.setattr(recipe, "History", Broken)
+    monkeypatch.setattr(fitting, "History", Broken)
     with pytest.raises(OSError, match="cable"):
         train(digit_folders, tiny_config(), tmp_path / "run")
     assert Run.open(tmp_path / "run").status()["state"] == "failed"
@@ -333,7 +333,7 @@ def test_interrupted_run_keeps_its_best_epoch(
             if len(self._run.history()) == 2 and batch == 3:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr(recipe, "History", Impatient)
+    monkeypatch.setattr(fitting, "History", Impatient)
     run = train(digit_folders, tiny_config(recipe__epochs=5), tmp_path / "run")
     assert run.status()["state"] == "interrupted"
     assert len(run.history()) == 2
@@ -350,7 +350,7 @@ def test_interrupted_before_the_first_epoch_leaves_nothing(
         def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(recipe, "History", Impatient)
+    monkeypatch.setattr(fitting, "History", Impatient)
     with pytest.raises(KeyboardInterrupt):
         train(digit_folders, tiny_config(), tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def _to_seconds(value: Any) -> Any:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", str(value).strip())
+    return float(match[1]) * _UNITS[match[2]] if match else value
+
+
+Seconds = Annotated[float, BeforeValidator(_to_seconds), Field(gt=0.0)]
+"""A length of time: a number of seconds, or a text such as ``90s``, ``10m``, ``1.5h``."""
 
 
 class Section(BaseModel):

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ByteSize, Field, PositiveInt, field_validator, model_validator
 
 from foveate.config.augmentation import AugmentConfig
-from foveate.config.section import NamedSection, Section
+from foveate.config.section import NamedSection, Seconds, Section
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Level = Annotated[int, Field(ge=0, le=255)]
@@ -93,6 +93,10 @@ class DataConfig(Section):
     """(height, width) in pixels the model sees; the backbone's native size when not set."""
     batch_size: PositiveInt = 32
     """Samples the loader yields at once."""
+    unreadable: Literal["fail", "skip"] = "fail"
+    """What a file that cannot be read does: stop the run, or be left out and listed."""
+    max_unreadable: Share = 0.01
+    """Share of a split's rows that may be left out; the run stops above it."""
     columns: ColumnConfig = ColumnConfig()
     """Declared kinds of the metadata columns."""
     masks: MaskConfig = MaskConfig()
@@ -119,6 +123,8 @@ class LoaderConfig(Section):
     """Threads that read, decode and augment; one per processor when not set."""
     queue: ByteSize = ByteSize(256 * 1024**2)
     """Most memory that batches waiting for the model may take, such as "256MiB"."""
+    cache: ByteSize = ByteSize(4 * 1024**3)
+    """Most space on the temporary disk for what is read from s3://, gs:// or http(s)://."""
 
 
 class ModelConfig(Section):
@@ -221,6 +227,15 @@ class RecipeConfig(Section):
     """Early stopping and the choice of the best epoch."""
 
 
+class CheckpointConfig(Section):
+    """How often a run stores all it needs to go on after a crash or a power cut."""
+
+    every: Seconds = 600.0
+    """Longest training between two checkpoints: seconds, or a text such as "90s", "10m", "2h"."""
+    every_steps: PositiveInt | None = None
+    """Most steps between two checkpoints; only the time counts when not set."""
+
+
 class RuntimeConfig(Section):
     """What computes."""
 
@@ -245,5 +260,7 @@ class RunConfig(Section):
     """The network."""
     recipe: RecipeConfig = RecipeConfig()
     """How to train."""
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    """Going on after a crash."""
     runtime: RuntimeConfig = RuntimeConfig()
     """What computes."""

@@ -26,6 +26,7 @@ from foveate.data import augment as augmentation
 from foveate.data.manifest import Manifest
 from foveate.data.metadata import MetadataSchema
 from foveate.data.samples import SampleReader, random_generator
+from foveate.data.unreadable import Unreadable
 from foveate.errors import ConfigError, ManifestError
 
 Batch = tuple[Any, ...]
@@ -45,6 +46,10 @@ class BatchLoader(keras.utils.PyDataset, DataAdapter):
       missing and 1 where unknown (each only if there are such columns);
     - ``targets``: labels int32 (B,), mixed labels float32 (B, K), or masks uint8 (B, H, W);
     - ``sample_weight``: float32 (B,), for masks (B, 1, 1).
+
+    With ``unreadable="skip"`` a sample that cannot be read is black, all of its mask is ignored,
+    and it weighs 0; targets then always come with weights. Compile with ``weighted_metrics`` to
+    keep it out of the metrics, too. Mixing leaves a batch with such a sample unmixed.
 
     Iterating gives one epoch; the epoch advances when its last batch has been handed out, and an
     iteration given up half-way starts the same epoch anew. Keras hands nothing but batches
@@ -69,9 +74,12 @@ class BatchLoader(keras.utils.PyDataset, DataAdapter):
         seed: With epoch and position the only source of randomness.
         threads: Threads that read, decode and augment; one per processor when None.
         queue_bytes: Most memory of the batches that wait or are being made.
+        unreadable: ``fail`` stops at a sample that cannot be read, ``skip`` goes on without it.
+        max_unreadable: Share of the rows, 0 to 1, above which ``skip`` stops as well.
 
     Attributes:
         epoch: Number of the epoch that the next iteration gives; may be set.
+        first_batch: Batch of that epoch that it begins with, see `resume_at`.
         wait_seconds: Time spent waiting for batches so far.
         failure: What stopped the reading, if anything: TensorFlow wraps it beyond recognition.
 
@@ -97,6 +105,8 @@ class BatchLoader(keras.utils.PyDataset, DataAdapter):
         seed: int = 0,
         threads: int | None = None,
         queue_bytes: int = 256 * 1024**2,
+        unreadable: str = "fail",
+        max_unreadable: float = 0.01,
     ) -> None:
         super().__init__()
         if manifest.num_samples == 0:
@@ -111,10 +121,15 @@ class BatchLoader(keras.utils.PyDataset, DataAdapter):
             raise ConfigError(f"A cycle needs drop_remainder=True, but got {cycle=} without it.")
         self.manifest = manifest
         self._batch_size = batch_size
-        self.epoch = 0
+        self.epoch = self.first_batch = 0
         self.wait_seconds = 0.0
         self.failure: Exception | None = None
-        self._samples = SampleReader(manifest, image_size, augment, encode, metadata, decode, seed)
+        self._unreadable = Unreadable(
+            unreadable, max_unreadable, manifest.num_samples, manifest.source
+        )
+        self._samples = SampleReader(
+            manifest, image_size, augment, encode, metadata, decode, seed, self._unreadable
+        )
         self._mix = augment.mix if augment is not None and mixes else None
         self._num_classes = num_classes or len(manifest.class_names)
         self._shuffle, self._seed = shuffle, seed
@@ -137,12 +152,20 @@ class BatchLoader(keras.utils.PyDataset, DataAdapter):
         return self.batch_at(self.epoch * self._num_batches + index % self._num_batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        epoch = self.epoch
-        for index in range(self._num_batches):
+        epoch, first = self.epoch, self.first_batch
+        for index in range(first, self._num_batches):
             batch = self._next(epoch * self._num_batches + index)
             if index == self._num_batches - 1:
-                self.epoch = epoch + 1
+                self.epoch, self.first_batch = epoch + 1, 0
             yield batch
+
+    def resume_at(self, position: int) -> None:
+        """Go on in the middle: the next iteration gives the rest of that epoch, then whole ones.
+
+        Args:
+            position: Batches since the beginning of epoch 0.
+        """
+        self.epoch, self.first_batch = divmod(position, self._num_batches)
 
     def batch_at(self, position: int) -> Batch:
         """Compute the batch at a position: a pure function of it and the loader's arguments.
@@ -154,29 +177,36 @@ class BatchLoader(keras.utils.PyDataset, DataAdapter):
             The batch, see the class.
 
         Raises:
-            SampleError: A file cannot be read; the message names it.
+            SampleError: A file cannot be read and may not be skipped; the message names it.
         """
         epoch, index = divmod(position, self._num_batches)
         rows = self.rows_at(position)
-        inputs, targets = self._samples.read(rows, epoch)
+        inputs, targets, weights = self._samples.read(rows, epoch)
         if targets is None:
             return (inputs,)
         if self._mix is not None and targets.ndim == 1:
-            one_hot = np.eye(self._num_classes, dtype=np.float32)[targets]
-            rng = random_generator(self._seed, epoch, index, stream=1)
-            inputs["images"], targets = augmentation.mix_batch(
-                inputs["images"], one_hot, self._mix, rng
-            )
-        weights = self._samples.weights
-        if weights is None:
-            return inputs, targets
-        chosen = weights[rows]
-        return inputs, targets, chosen if targets.ndim < 3 else chosen.reshape(-1, 1, 1)
+            targets = np.eye(self._num_classes, dtype=np.float32)[targets]
+            # Weights are those of `unreadable` alone here: nothing may be blended with a gap.
+            if weights is None or weights.all():
+                rng = random_generator(self._seed, epoch, index, stream=1)
+                inputs["images"], targets = augmentation.mix_batch(
+                    inputs["images"], targets, self._mix, rng
+                )
+        return (inputs, targets) if weights is None else (inputs, targets, weights)
 
     def rows_at(self, position: int) -> NDArray[np.uint32]:
         """Say which rows of the manifest the batch at a position holds, (B,) uint32."""
         epoch, index = divmod(position, self._num_batches)
         return self._order(epoch)[index * self.batch_size : (index + 1) * self.batch_size]
+
+    @property
+    def unreadable(self) -> dict[str, str]:
+        """Images that were skipped so far, with the reason: theirs or that of their mask."""
+        return self._unreadable.reasons
+
+    def skipped(self, rows: NDArray[np.integer]) -> NDArray[np.bool_]:
+        """Say which rows of the manifest were skipped so far, bool of their shape."""
+        return self._unreadable.among(rows)
 
     def close(self) -> None:
         """Stop reading ahead and free the queue; iterating again starts it anew."""
@@ -235,8 +265,8 @@ class BatchLoader(keras.utils.PyDataset, DataAdapter):
 
     @property
     def num_batches(self) -> int:
-        """Number of batches in an epoch."""
-        return self._num_batches
+        """Number of batches that the next iteration gives."""
+        return self._num_batches - self.first_batch
 
     def get_numpy_iterator(self) -> Iterator[Batch]:
         """Give one epoch of NumPy batches."""
@@ -273,14 +303,12 @@ class BatchLoader(keras.utils.PyDataset, DataAdapter):
 
     def _example(self) -> Batch:
         """An empty batch, for its structure, shapes and types."""
-        inputs, targets = self._samples.empty(0)
+        inputs, targets, weights = self._samples.empty(0)
         if targets is None:
             return (inputs,)
         if self._mix is not None and targets.ndim == 1:
             targets = np.empty((0, self._num_classes), np.float32)
-        if self._samples.weights is None:
-            return inputs, targets
-        return inputs, targets, np.empty((0,) if targets.ndim < 3 else (0, 1, 1), np.float32)
+        return (inputs, targets) if weights is None else (inputs, targets, weights)
 
 
 class _Positions:

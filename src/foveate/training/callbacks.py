@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,27 +14,9 @@ import numpy as np
 from foveate.config.settings import ScheduleConfig, StoppingConfig
 from foveate.data.loader import BatchLoader
 from foveate.errors import RunError
-from foveate.runs import Run, require_space
+from foveate.runs import Run
+from foveate.training.checkpoint import save_weights
 from foveate.training.schedule import rate_factor
-
-
-def save_weights(model: keras.Model, path: Path) -> None:
-    """Write weights so that the final path never holds a torn file.
-
-    Args:
-        model: Whose weights.
-        path: A path that ends in ``.weights.h5``; its folder exists.
-
-    Raises:
-        RunError: The disk is full.
-    """
-    # Four bytes a weight, and the file's own structure.
-    require_space(path.parent, model.count_params() * 4 + 2**20)
-    beside = path.with_name(f".part-{path.name}")
-    model.save_weights(beside)
-    with beside.open("rb") as file:
-        os.fsync(file.fileno())
-    beside.replace(path)
 
 
 def better(value: float, than: float, monitor: str) -> bool:
@@ -79,6 +60,17 @@ class LearningRate(keras.callbacks.Callback):
         self._best: float | None = None
         self._waited = 0
 
+    def get_state(self) -> dict[str, Any]:
+        """Give what the coming rates depend on, as JSON values."""
+        return {
+            "seen": self._seen, "scale": self._scale, "best": self._best, "waited": self._waited,
+        }  # fmt: skip
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `get_state` gave."""
+        self._seen, self._scale = state["seen"], state["scale"]
+        self._best, self._waited = state["best"], state["waited"]
+
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Set the rate for the middle of the coming batch."""
         progress = (self._seen + 0.5) / self._num_batches
@@ -118,9 +110,17 @@ class BestEpoch(keras.callbacks.Callback):
         self.value: float | None = None
         self._waited = 0
 
-    def on_train_begin(self, logs: Any = None) -> None:
-        """Start counting anew; the best value so far stays."""
+    def start_stage(self) -> None:
+        """Be patient anew; the best value so far stays."""
         self._waited = 0
+
+    def get_state(self) -> dict[str, Any]:
+        """Give the best value and the patience so far, as JSON values."""
+        return {"value": self.value, "waited": self._waited}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `get_state` gave."""
+        self.value, self._waited = state["value"], state["waited"]
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Keep better weights; stop when patience is at its end."""

@@ -11,7 +11,9 @@ import keras
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from foveate.config.settings import RunConfig
 from foveate.data.loader import BatchLoader
+from foveate.training.prepare import Prepared
 
 _REFRESH_SECONDS = 0.25
 
@@ -44,10 +46,11 @@ class ProgressDisplay(keras.callbacks.Callback):
             disable=not console.is_terminal,
         )
         self._task: TaskID | None = None
-        self._epoch = 0
+        self._epoch = self._first = 0
         self._shown = 0.0
         self._clock_started = self._waited = self._seconds = 0.0
         self._timed_batches = 0
+        self._compiling = True
 
     def __enter__(self) -> ProgressDisplay:
         self._bar.start()
@@ -60,22 +63,24 @@ class ProgressDisplay(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Start the clocks of the epoch."""
-        self._epoch = epoch
+        self._epoch, self._first = epoch, self._loader.first_batch
         self._start_clock()
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Move the bar, a few times a second."""
         now = time.perf_counter()
         self._seconds, self._timed_batches = now - self._clock_started, self._timed_batches + 1
-        if self._epoch == batch == 0 and len(self._loader) > 1:
-            # The first batch of a stage waits for the compiler, which says nothing of the rate.
+        if self._compiling and len(self._loader) > 1:
+            # The first batch waits for the compiler, which says nothing of the rate.
             self._start_clock()
-        last = batch + 1 == len(self._loader)
+        self._compiling = False
+        done_of_epoch = self._first + batch + 1
+        last = done_of_epoch == len(self._loader)
         if self._task is None or not (last or now - self._shown > _REFRESH_SECONDS):
             return
         self._shown = now
         loss = f"loss {float(logs['loss']):.3f} · " if logs and "loss" in logs else ""
-        done = self._epoch * len(self._loader) + batch + 1
+        done = self._epoch * len(self._loader) + done_of_epoch
         self._bar.update(
             self._task,
             completed=done,
@@ -129,3 +134,21 @@ def counting(console: Console, what: str) -> Iterator[Callable[[int, int], None]
             bar.update(tasks[0], completed=done, total=total)
 
         yield report
+
+
+def announce(console: Console, prepared: Prepared, config: RunConfig) -> None:
+    """Say in one line what is going to be trained on what."""
+    counts = prepared.manifest.table["split"].cast(str).value_counts()
+    sizes = dict(counts.iter_rows())
+    shares = ", ".join(
+        f"{sizes.get(name, 0):,} {name}" for name in ("train", "validation", "test")
+    )
+    height, width = prepared.image_size
+    console.print(
+        f"{prepared.manifest.num_samples:,} samples ({shares}) · {prepared.task.name} in "
+        f"{prepared.task.num_outputs} classes · {config.model.backbone} at {height}×{width} · "
+        f"{keras.backend.backend()}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,16 +14,24 @@ from rich.console import Console
 
 from foveate.config.settings import RunConfig, StoppingConfig
 from foveate.data.loader import BatchLoader
-from foveate.errors import ConfigError, FoveateError, nearest
-from foveate.models.build import build_model, set_trainable
+from foveate.data.manifest import Manifest
+from foveate.errors import ConfigError, FoveateError, RunError, nearest
+from foveate.models.build import build_model
 from foveate.models.bundle import Bundle, save_bundle
 from foveate.runs import Run, next_folder
 from foveate.scale import runtime
-from foveate.training.callbacks import BestEpoch, History, LearningRate
-from foveate.training.optimizers import make_optimizer
+from foveate.training.callbacks import BestEpoch
+from foveate.training.checkpoint import (
+    Checkpoint,
+    drop_checkpoints,
+    has_checkpoint,
+    load_checkpoint,
+    load_weights,
+)
+from foveate.training.fitting import Work, run_stage
 from foveate.training.prepare import Prepared, prepare
-from foveate.training.progress import ProgressDisplay, counting
-from foveate.training.stages import Stage, plan_stages
+from foveate.training.progress import announce, counting
+from foveate.training.stages import plan_stages
 
 
 def train(
@@ -39,99 +49,128 @@ def train(
         console: Where progress is shown; nowhere when None.
 
     Returns:
-        The finished run. After Ctrl-C it has status ``interrupted`` and the best model so far.
+        The finished run. After Ctrl-C it has status ``interrupted`` and the best model so far;
+        `resume` goes on with it.
 
     Raises:
         ConfigError: Settings contradict each other or the data.
         ManifestError: The data does not describe a usable dataset.
         SampleError: A file cannot be read.
-        RunError: The run folder cannot be used, or the loss left the finite numbers.
+        RunError: The run folder cannot be used, the disk is full, or the loss left the finite
+            numbers.
     """
     config = config or RunConfig()
     console = console or Console(quiet=True)
     folder = Path(out) if out is not None else next_folder(Path("runs"), _stem(data))
-    Run(folder).require_unused()
+    run = Run(folder)
+    run.require_unused()
     runtime.prepare(config.runtime.backend)
-    stages = plan_stages(config)
+    plan_stages(config)
+    work = _set_up(run, data, config, console)
+    Run.create(folder, config)
+    with _leaving_nothing_half_done(run):
+        work.prepared.manifest.save(run.manifest_path)
+        return _carry_out(work, None)
+
+
+def resume(out: str | Path, console: Console | None = None) -> Run:
+    """Go on with a run that was interrupted, killed, or failed, from its last checkpoint.
+
+    On the CPU with TensorFlow it ends with the very weights of a run that was never stopped.
+
+    Args:
+        out: The run folder.
+        console: Where progress is shown; nowhere when None.
+
+    Returns:
+        The finished run, or again an interrupted one, see `train`.
+
+    Raises:
+        RunError: There is no run, it has finished, is being trained at this moment, or has no
+            checkpoint.
+        FoveateError: As for `train`.
+    """
+    console = console or Console(quiet=True)
+    run = Run.open(out)
+    run.require_resumable()
+    config = run.config()
+    runtime.prepare(run.status()["backend"])
+    checkpoint = load_checkpoint(run.checkpoints)
+    if checkpoint is None:
+        raise RunError(
+            f"The run {str(run.folder)!r} must have a checkpoint to go on from, but got none: "
+            "it was stopped before its first. Delete the folder and start anew."
+        )
+    work = _set_up(run, Manifest.load(run.manifest_path), config, console)
+    run.cut_history(checkpoint.state["num_epochs"])
+    with _leaving_nothing_half_done(run):
+        return _carry_out(work, checkpoint)
+
+
+def _set_up(run: Run, data: Any, config: RunConfig, console: Console) -> Work:
     with counting(console, "reading masks") as report:
         prepared = prepare(data, config, report)
-    _announce(console, prepared, config)
+    announce(console, prepared, config)
     keras.utils.set_random_seed(config.seed)
     with _dtype_policy(config.recipe.precision):
         model = build_model(config.model, prepared.model_inputs, prepared.task, config.seed)
-    stopping = _stopping(config, prepared)
+    return Work(run, config, prepared, model, _stopping(config, prepared), console)
 
-    run = Run.create(folder, config)
-    with _leaving_nothing_half_done(run):
-        prepared.manifest.save(run.manifest_path)
-        state = "finished"
-        try:
-            run_stages(model, stages, prepared, config, stopping, run, console)
-        except KeyboardInterrupt:
-            if not run.best_weights.exists():
-                raise
-            console.print("Interrupted: keeping the best epoch so far.")
-            state = "interrupted"
-        finally:
-            # Also after an error: what was learned until then is worth keeping.
-            if run.best_weights.exists():
-                model.load_weights(run.best_weights)
-                save_bundle(run.model_folder, Bundle(model, describe(prepared, config)))
-        run.set_status(state)
+
+def _carry_out(work: Work, checkpoint: Checkpoint | None) -> Run:
+    """Run the stages, keep the best model, say how it ended."""
+    run, model = work.run, work.model
+    backend = keras.backend.backend()
+    run.set_status("running", pid=os.getpid(), backend=backend)
+    finished = True
+    try:
+        run_stages(work, checkpoint)
+    except KeyboardInterrupt:
+        if has_checkpoint(run.checkpoints):
+            note = f"to go on: foveate train --resume {shlex.quote(str(run.folder))}"
+        elif run.best_weights.exists():
+            note = "keeping the best epoch so far."
+        else:
+            raise
+        work.console.print(f"Interrupted; {note}", highlight=False, soft_wrap=True)
+        finished = False
+    finally:
+        # Also after an error: what was learned until then is worth keeping.
+        if run.best_weights.exists():
+            load_weights(model, run.best_weights)
+            save_bundle(run.model_folder, Bundle(model, describe(work.prepared, work.config)))
+    if finished:
+        run.set_status("finished")
+        drop_checkpoints(run.checkpoints)
+    else:
+        run.set_status("interrupted", backend=backend)
     return run
 
 
-def run_stages(
-    model: keras.Model,
-    stages: list[Stage],
-    prepared: Prepared,
-    config: RunConfig,
-    stopping: StoppingConfig,
-    run: Run,
-    console: Console,
-) -> None:
+def run_stages(work: Work, checkpoint: Checkpoint | None = None) -> None:
     """Train the stages in turn, each from the best epoch so far.
 
     Args:
-        model: What is trained; ends with the weights of its last epoch.
-        stages: What to do.
-        prepared: Data and task.
-        config: The settings.
-        stopping: What to watch and how patiently.
-        run: Where history and best weights go.
-        console: Where progress is shown.
+        work: What to work with; its model ends with the weights of its last epoch.
+        checkpoint: Where to go on; None begins with the first stage.
     """
-    train_loader = prepared.loader("train", config)
-    validation = _validation_loader(prepared, config)
-    best = BestEpoch(stopping, run.best_weights)
-    loss = prepared.task.loss(config.recipe.loss, prepared.class_counts)
+    train_loader = work.prepared.loader("train", work.config)
+    validation = _validation_loader(work.prepared, work.config)
+    best = BestEpoch(work.stopping, work.run.best_weights)
+    begin = 0
+    if checkpoint is not None:
+        begin = checkpoint.state["stage"]
+        if checkpoint.state["finished"]:
+            begin += 1
+            checkpoint.restore(work.model, "model")  # for the states of its random layers
+            best.set_state(checkpoint.state["parts"]["best"])
+            train_loader.resume_at(checkpoint.state["position"])
+            checkpoint = None
     try:
-        for stage in stages:
-            if best.value is not None:
-                model.load_weights(run.best_weights)
-            trainable = _compile(model, stage, loss, prepared, config)
-            console.print(f"{stage.name}: {trainable:,} weights are trained", highlight=False)
-            display = ProgressDisplay(console, stage.name, stage.epochs, train_loader)
-            callbacks = [
-                LearningRate(
-                    config.recipe.schedule,
-                    stage.learning_rate,
-                    stage.epochs * len(train_loader),
-                    stopping.monitor,
-                ),
-                best,
-                History(run, stage.name, train_loader),
-                display,
-            ]
-            with display, _loaders_own_errors(train_loader, validation):
-                model.fit(
-                    train_loader,
-                    validation_data=validation,
-                    epochs=stage.epochs,
-                    callbacks=callbacks,
-                    shuffle=False,
-                    verbose=0,
-                )
+        for index, stage in enumerate(plan_stages(work.config)):
+            if index >= begin:
+                run_stage(work, index, stage, best, train_loader, validation, checkpoint)
+                checkpoint = None
     finally:
         train_loader.close()
         if validation is not None:
@@ -148,24 +187,6 @@ def describe(prepared: Prepared, config: RunConfig) -> dict[str, Any]:
         "backbone": config.model.backbone,
         "manifest": prepared.manifest.digest(),
     }
-
-
-def _compile(
-    model: keras.Model, stage: Stage, loss: Any, prepared: Prepared, config: RunConfig
-) -> int:
-    """Settle what is trained, then compile: Keras fixes the trainable variables there.
-
-    Returns:
-        Number of trainable weights.
-    """
-    trainable = set_trainable(model, stage.share, pretrained=stage.name != "scratch")
-    model.compile(
-        optimizer=make_optimizer(config.recipe, stage.learning_rate, model),
-        loss=loss,
-        metrics=prepared.task.metrics(),
-        jit_compile=runtime.jit_compile(),
-    )
-    return trainable
 
 
 def _stopping(config: RunConfig, prepared: Prepared) -> StoppingConfig:
@@ -202,46 +223,17 @@ def _validation_loader(prepared: Prepared, config: RunConfig) -> BatchLoader | N
 
 
 @contextlib.contextmanager
-def _loaders_own_errors(*loaders: BatchLoader | None) -> Iterator[None]:
-    """Raise what a loader raised, not what a backend made of it."""
-    try:
-        yield
-    except Exception as error:
-        for loader in loaders:
-            if loader is not None and isinstance(loader.failure, FoveateError):
-                raise loader.failure from None
-        raise error
-
-
-@contextlib.contextmanager
 def _leaving_nothing_half_done(run: Run) -> Iterator[None]:
-    """Record why a run failed; without a single finished epoch there is nothing to keep."""
+    """Record why a run failed; without an epoch or a checkpoint there is nothing to keep."""
     try:
         yield
     except (Exception, KeyboardInterrupt) as error:
-        if not run.history():
+        if not run.history() and not has_checkpoint(run.checkpoints):
             run.discard()
         else:
             reason = str(error) if isinstance(error, FoveateError) else repr(error)
-            run.set_status("failed", reason=reason)
+            run.set_status("failed", reason=reason, backend=keras.backend.backend())
         raise
-
-
-def _announce(console: Console, prepared: Prepared, config: RunConfig) -> None:
-    counts = prepared.manifest.table["split"].cast(str).value_counts()
-    sizes = dict(counts.iter_rows())
-    shares = ", ".join(
-        f"{sizes.get(name, 0):,} {name}" for name in ("train", "validation", "test")
-    )
-    height, width = prepared.image_size
-    console.print(
-        f"{prepared.manifest.num_samples:,} samples ({shares}) · {prepared.task.name} in "
-        f"{prepared.task.num_outputs} classes · {config.model.backbone} at {height}×{width} · "
-        f"{keras.backend.backend()}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
 
 
 def _stem(data: Any) -> str:

@@ -1,0 +1,212 @@
+"""Everything a run needs to go on where it was: written whole, verified when read.
+
+A checkpoint is one ``.npz`` file: every variable of the model, its optimizer and its metrics, and
+a JSON state that says where the run stood. It is written beside, synced and renamed; the archive
+keeps a checksum (CRC-32) of each array, which reading compares.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from foveate.errors import RunError
+from foveate.runs import require_space
+
+_FORMAT = 1
+_KEPT = 2
+_GROUPS = ("model", "optimizer", "metrics")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A moment of a run.
+
+    Attributes:
+        path: The file it came from.
+        state: JSON values: where the run stood.
+        arrays: Values of the variables by group (``model``, ``optimizer``, ``metrics``).
+    """
+
+    path: Path
+    state: Mapping[str, Any]
+    arrays: Mapping[str, Sequence[NDArray[Any]]]
+
+    def restore(self, model: keras.Model, group: str) -> None:
+        """Set variables to what they were.
+
+        Args:
+            model: As it was; compiled, if it is about more than its own variables.
+            group: ``model``, ``optimizer`` or ``metrics``.
+
+        Raises:
+            RunError: They are not the variables that were saved.
+        """
+        values, variables = self.arrays[group], _variables(model, group)
+        found = [tuple(variable.shape) for variable in variables]
+        if found != [value.shape for value in values]:
+            raise RunError(
+                f"{self.path} must fit the {group} of this run, but got {len(values)} other "
+                f"arrays for its {len(found)} variables. It was written by another version of "
+                "foveate or Keras; go on with that one, or start anew with --out."
+            )
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
+
+
+def save_checkpoint(
+    folder: Path, position: int, state: Mapping[str, Any], model: keras.Model
+) -> Path:
+    """Write a checkpoint, then delete all but the last two.
+
+    Args:
+        folder: Where checkpoints are kept; it exists.
+        position: Batches trained so far in the run: orders the files.
+        state: JSON values.
+        model: Compiled and trained: its variables (weights, and the states of random layers), its
+            optimizer's, and the metrics of the running epoch.
+
+    Returns:
+        The file.
+
+    Raises:
+        RunError: The disk is full; older checkpoints are as they were.
+    """
+    arrays = {
+        f"{name}/{index:05d}": keras.ops.convert_to_numpy(variable)
+        for name in _GROUPS
+        for index, variable in enumerate(_variables(model, name))
+    }
+    text = json.dumps({"format": _FORMAT, **state})
+    arrays["state"] = np.frombuffer(text.encode(), np.uint8)
+    require_space(folder, sum(array.nbytes + 512 for array in arrays.values()))
+    path = folder / f"checkpoint-{position:012d}.npz"
+    beside = folder / f".part-{path.name}"
+    try:
+        with beside.open("wb") as file:
+            np.savez(file, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+        _sync_folder(folder)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise RunError(
+            f"A checkpoint must fit on the disk of {str(folder)!r}, but got: {error.strerror}. "
+            "Make room, then go on with --resume; the checkpoint before is intact."
+        ) from None
+    for old in _files(folder)[_KEPT:]:
+        old.unlink()
+    return path
+
+
+def save_weights(model: keras.Model, path: Path) -> None:
+    """Write the weights of a model alone, so that the path never holds a torn file.
+
+    Args:
+        model: Whose weights; those of its optimizer are left out.
+        path: A path that ends in ``.weights.h5``; its folder exists.
+
+    Raises:
+        RunError: The disk is full.
+    """
+    # Four bytes a weight, and the file's own structure.
+    require_space(path.parent, model.count_params() * 4 + 2**20)
+    beside = path.with_name(f".part-{path.name}")
+    _uncompiled(model).save_weights(beside)
+    with beside.open("rb") as file:
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+def load_weights(model: keras.Model, path: Path) -> None:
+    """Read what `save_weights` wrote, whatever the model is compiled with."""
+    _uncompiled(model).load_weights(path)
+
+
+def load_checkpoint(folder: Path) -> Checkpoint | None:
+    """Read the newest checkpoint that is whole; each torn or altered one gives a warning.
+
+    Args:
+        folder: Where checkpoints are kept.
+
+    Returns:
+        The checkpoint, or None if there is none.
+    """
+    for path in _files(folder):
+        try:
+            return _read(path)
+        except Exception as error:  # a damaged archive raises nearly everything
+            reason = str(error) or type(error).__name__
+            warnings.warn(
+                f"{path} is torn or altered ({reason}); using the checkpoint before it",
+                stacklevel=2,
+            )
+    return None
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether there is a checkpoint, whole or not."""
+    return bool(_files(folder))
+
+
+def drop_checkpoints(folder: Path) -> None:
+    """Delete all checkpoints, as a finished run needs none."""
+    for path in _files(folder):
+        path.unlink()
+
+
+def _files(folder: Path) -> list[Path]:
+    """Newest first."""
+    return sorted(folder.glob("checkpoint-*.npz"), reverse=True)
+
+
+def _read(path: Path) -> Checkpoint:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        state = json.loads(archive["state"].tobytes())
+        arrays: dict[str, list[NDArray[Any]]] = {name: [] for name in _GROUPS}
+        for name in sorted(archive.files):
+            if name != "state":
+                arrays[name.partition("/")[0]].append(archive[name])
+    if state.pop("format") != _FORMAT:
+        raise ValueError("it has another format")
+    return Checkpoint(path, state, arrays)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename survive a power cut, where the system has such a call."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _uncompiled(model: keras.Model) -> keras.Model:
+    """A fresh model over the same layers: Keras stores the optimizer of a compiled one."""
+    return keras.Model(model.input, model.output, name=model.name)
+
+
+def _variables(model: keras.Model, group: str) -> list[Any]:
+    """List all that changes in training, each variable once, in an order that stays."""
+    if group == "model":
+        variables = model.variables
+    elif group == "optimizer":
+        variables = model.optimizer.variables
+    else:
+        variables = [variable for metric in model.metrics for variable in metric.variables]
+    return list({id(variable): variable for variable in variables}.values())

@@ -1,0 +1,159 @@
+"""One stage of a run: compile, put back where it was if need be, fit."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import keras
+from rich.console import Console
+
+from foveate.config.settings import RunConfig, StoppingConfig
+from foveate.data.loader import BatchLoader
+from foveate.errors import FoveateError
+from foveate.models.build import set_trainable
+from foveate.runs import Run
+from foveate.scale import runtime
+from foveate.training.callbacks import BestEpoch, History, LearningRate
+from foveate.training.checkpoint import Checkpoint, load_weights
+from foveate.training.optimizers import make_optimizer
+from foveate.training.prepare import Prepared
+from foveate.training.progress import ProgressDisplay
+from foveate.training.resume import Checkpoints, Stateful, restore_model, stopping_softly
+from foveate.training.stages import Stage
+from foveate.training.unreadable import UnreadableList
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a run works with.
+
+    Attributes:
+        run: Where everything goes.
+        config: The settings.
+        prepared: Data and task.
+        model: What is trained.
+        stopping: What to watch and how patiently.
+        console: Where progress is shown.
+    """
+
+    run: Run
+    config: RunConfig
+    prepared: Prepared
+    model: keras.Model
+    stopping: StoppingConfig
+    console: Console
+
+
+def run_stage(
+    work: Work,
+    index: int,
+    stage: Stage,
+    best: BestEpoch,
+    loader: BatchLoader,
+    validation: BatchLoader | None,
+    checkpoint: Checkpoint | None,
+) -> None:
+    """Train one stage from its beginning, or from a checkpoint in its midst.
+
+    Args:
+        work: What to work with; its model ends with the weights of the last epoch.
+        index: Number of the stage, from 0.
+        stage: What to do.
+        best: Keeps the best epoch of all stages.
+        loader: The training loader; the stage goes on with the epoch it stands at.
+        validation: The validation loader, if there are such rows.
+        checkpoint: Where to go on; None begins from the best epoch of the stages before.
+    """
+    config, model, console = work.config, work.model, work.console
+    if checkpoint is None:
+        best.start_stage()
+        if best.value is not None:
+            load_weights(model, work.run.best_weights)
+    trainable = _compile(model, stage, work.prepared, config)
+    console.print(f"{stage.name}: {trainable:,} weights are trained", highlight=False)
+    first_epoch = 0
+    if checkpoint is not None:
+        restore_model(model, loader, checkpoint)
+        first_epoch = checkpoint.state["epoch"]
+    rate = LearningRate(
+        config.recipe.schedule,
+        stage.learning_rate,
+        stage.epochs * len(loader),
+        work.stopping.monitor,
+    )
+    parts: dict[str, Stateful] = {"rate": rate, "best": best}
+    checkpoints = Checkpoints(config, work.run, loader, index, stage.epochs, first_epoch, parts)
+    if checkpoint is not None:
+        checkpoints.restore(checkpoint)
+    display = ProgressDisplay(console, stage.name, stage.epochs, loader)
+    loaders = {"train": loader} | ({"validation": validation} if validation else {})
+    left_out = UnreadableList(work.run, console, loaders)
+    history = History(work.run, stage.name, loader)
+    callbacks = [rate, best, history, display, left_out, checkpoints]
+    with (
+        display,
+        _loaders_own_errors(loader, validation),
+        stopping_softly(checkpoints, console),
+    ):
+        _fit(model, loader, validation, first_epoch, stage.epochs, callbacks)
+
+
+def _fit(
+    model: keras.Model,
+    loader: BatchLoader,
+    validation: BatchLoader | None,
+    first_epoch: int,
+    epochs: int,
+    callbacks: list[keras.callbacks.Callback],
+) -> None:
+    """Fit; the rest of a broken epoch on its own, as Keras counts the batches but once."""
+    ends = [first_epoch + 1, epochs] if loader.first_batch else [epochs]
+    for end in ends:
+        if first_epoch < end:
+            model.fit(
+                loader,
+                validation_data=validation,
+                initial_epoch=first_epoch,
+                epochs=end,
+                callbacks=callbacks,
+                shuffle=False,
+                verbose=0,
+            )
+        if model.stop_training:
+            return
+        first_epoch = end
+
+
+def _compile(model: keras.Model, stage: Stage, prepared: Prepared, config: RunConfig) -> int:
+    """Settle what is trained, then compile: Keras fixes the trainable variables there.
+
+    Returns:
+        Number of trainable weights.
+    """
+    trainable = set_trainable(model, stage.share, pretrained=stage.name != "scratch")
+    loss = prepared.task.loss(config.recipe.loss, prepared.class_counts)
+    if config.data.unreadable == "skip" and "weight" not in prepared.manifest.table.columns:
+        loss.reduction = "mean_with_sample_weight"  # that is, of the samples that are there
+    # Where a sample could not be read, its mask is ignored, its label only weighs nothing.
+    measured = "metrics" if prepared.task.per_pixel else "weighted_metrics"
+    model.compile(
+        optimizer=make_optimizer(config.recipe, stage.learning_rate, model),
+        loss=loss,
+        **{measured: prepared.task.metrics()},
+        jit_compile=runtime.jit_compile(),
+    )
+    return trainable
+
+
+@contextlib.contextmanager
+def _loaders_own_errors(*loaders: BatchLoader | None) -> Iterator[None]:
+    """Raise what a loader raised, not what a backend made of it."""
+    try:
+        yield
+    except Exception as error:
+        for loader in loaders:
+            if loader is not None and isinstance(loader.failure, FoveateError):
+                raise loader.failure from None
+        raise error

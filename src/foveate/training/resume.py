@@ -1,0 +1,165 @@
+"""Storing a run while it goes on, and putting it back where it was."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, Protocol
+
+import keras
+from rich.console import Console
+
+from foveate.config.settings import RunConfig
+from foveate.data.loader import BatchLoader
+from foveate.runs import Run
+from foveate.training.checkpoint import Checkpoint, save_checkpoint
+
+
+class Stateful(Protocol):
+    """A callback that remembers something from batch to batch or from epoch to epoch."""
+
+    def get_state(self) -> dict[str, Any]:
+        """Give it as JSON values."""
+        ...
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from it."""
+        ...
+
+
+class Checkpoints(keras.callbacks.Callback):
+    """Writes checkpoints of one stage: in time, at its end, and when asked to stop.
+
+    It must come after the callbacks whose state it keeps.
+
+    Args:
+        config: How often.
+        run: Whose checkpoints.
+        loader: The training loader, at the position where the stage begins or goes on.
+        stage: Number of the stage, from 0.
+        epochs: Number of its epochs.
+        first_epoch: Epoch of the stage that comes next, from 0.
+        parts: The callbacks whose state is kept, by name.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        run: Run,
+        loader: BatchLoader,
+        stage: int,
+        epochs: int,
+        first_epoch: int,
+        parts: Mapping[str, Stateful],
+    ) -> None:
+        super().__init__()
+        self._run, self._loader, self._parts = run, loader, parts
+        self._stage, self._epochs = stage, epochs
+        self._seconds = config.checkpoint.every
+        steps, accumulated = config.checkpoint.every_steps, config.recipe
+        self._batches = steps and steps * accumulated.gradient_accumulation_steps
+        self._stage_start = loader.epoch - first_epoch
+        self._position = 0
+        self._saved_at, self._unsaved = time.monotonic(), 0
+        self._metrics: Checkpoint | None = None
+        self.stop_requested = False
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on with the metrics of the epoch in which a checkpoint was written."""
+        for name, part in self._parts.items():
+            part.set_state(checkpoint.state["parts"][name])
+        self._metrics = checkpoint if self._loader.first_batch else None
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Note where the epoch stands; Keras has just set all metrics to zero."""
+        self._epoch = epoch
+        start = (self._stage_start + epoch) * len(self._loader)
+        self._position = start + self._loader.first_batch
+        if self._metrics is not None:
+            self._metrics.restore(self.model, "metrics")
+            self._metrics = None
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Save where it is time to; the last batch belongs to the end of the epoch."""
+        self._position += 1
+        self._unsaved += 1
+        if self._position % len(self._loader) and (self._is_time() or self.stop_requested):
+            self._save(self._epoch, finished=False)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Save at the end of the stage, or where it is time to."""
+        finished = epoch + 1 == self._epochs or self.model.stop_training
+        if finished or self._is_time() or self.stop_requested:
+            self._save(epoch + 1, finished)
+
+    def _is_time(self) -> bool:
+        enough = self._batches is not None and self._unsaved >= self._batches
+        return enough or time.monotonic() - self._saved_at >= self._seconds
+
+    def _save(self, epoch: int, finished: bool) -> None:
+        if keras.backend.backend() == "jax":
+            self.model.jax_state_sync()  # JAX trains on a copy of all variables
+        state = {
+            "stage": self._stage,
+            "epoch": epoch,
+            "finished": finished,
+            "position": self._position,
+            "num_epochs": len(self._run.history()),
+            "parts": {name: part.get_state() for name, part in self._parts.items()},
+        }
+        save_checkpoint(self._run.checkpoints, self._position, state, self.model)
+        self._saved_at, self._unsaved = time.monotonic(), 0
+        if self.stop_requested:
+            raise KeyboardInterrupt
+
+
+def restore_model(model: keras.Model, loader: BatchLoader, checkpoint: Checkpoint) -> None:
+    """Put a compiled model, its optimizer and a loader back where a checkpoint was written.
+
+    Args:
+        model: Compiled as it was then.
+        loader: The training loader.
+        checkpoint: The moment; metrics wait for `Checkpoints.restore`.
+    """
+    position = checkpoint.state["position"]
+    # Keras makes the variables of metrics with the first batch that they see.
+    model.test_on_batch(*loader.batch_at(position))
+    model.optimizer.build(model.trainable_variables)
+    checkpoint.restore(model, "model")
+    checkpoint.restore(model, "optimizer")
+    loader.resume_at(position)
+
+
+@contextmanager
+def stopping_softly(checkpoints: Checkpoints, console: Console) -> Iterator[None]:
+    """Let Ctrl-C or a polite kill finish the batch and store it; a second one stops at once.
+
+    Args:
+        checkpoints: Is asked to save and stop.
+        console: Where the person is told.
+    """
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if checkpoints.stop_requested:
+            raise KeyboardInterrupt
+        checkpoints.stop_requested = True
+        console.print("Stopping after this batch; once more stops at once.", highlight=False)
+
+    if threading.current_thread() is not threading.main_thread():  # signals come to that alone
+        yield
+        return
+    numbers = signal.SIGINT, signal.SIGTERM
+    before = {number: signal.getsignal(number) for number in numbers}
+    for number in numbers:
+        if before[number] is not signal.SIG_IGN:
+            signal.signal(number, ask)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if handler is not None:
+                signal.signal(number, handler)
