@@ -45,7 +45,7 @@ def checked(listing: Listing) -> pl.DataFrame:
     problems += _split_problems(listing) + _weight_problems(listing) + _conflicts(listing)
     problems += _class_problems(listing)
     for column in ("image", "mask"):
-        if column in frame.columns:
+        if column in frame.columns and not listing.files_seen:
             problems += _missing_files(listing, column)
     refuse(problems)
     return _in_types(frame)

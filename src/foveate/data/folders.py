@@ -11,10 +11,9 @@ import polars as pl
 
 from foveate.config.settings import DataConfig
 from foveate.data.listing import SPLIT_WORDS, Listing, refuse
+from foveate.data.listings import load_listing, save_listing
+from foveate.data.tree import FolderTree
 from foveate.errors import ManifestError, listed
-
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"})
-"""Files that count as images when a folder is listed, in lower case."""
 
 _LAYOUTS = """a folder must be laid out as one of
   <class>/*.jpg                      a folder for each class
@@ -38,14 +37,24 @@ def list_folder(folder: Path, config: DataConfig) -> Listing:
         ManifestError: If the layout is none of these, or classes or masks are incomplete.
     """
     _refuse_columns(folder, config)
-    folders, images = _entries(folder)
+    frame = load_listing(folder, config)
+    if frame is None:
+        tree = FolderTree()
+        frame = _frame(tree, folder, config)
+        save_listing(folder, config, tree, frame)
+    return _listing(frame, folder, str(folder))
+
+
+def _frame(tree: FolderTree, folder: Path, config: DataConfig) -> pl.DataFrame:
+    """Find the layout of a folder and list its samples; paths are relative to the folder."""
+    folders, images = tree.entries(folder)
     words = {name: SPLIT_WORDS.get(name.lower()) for name in folders}
     # A class may be called "train" among others; split folders stand alone.
     if "train" in words.values() and None not in words.values():
         parts = [(folder / name, split) for name, split in words.items()]
     else:
         parts = [(folder, None)]
-    pairs = [_mask_pair(part, config) for part, _ in parts]
+    pairs = [_mask_pair(tree, part, config) for part, _ in parts]
     if any(pairs) and not all(pairs):
         lacking = [str(part) for (part, _), pair in zip(parts, pairs, strict=True) if not pair]
         raise ManifestError(
@@ -53,13 +62,13 @@ def list_folder(folder: Path, config: DataConfig) -> Listing:
             f"{listed(lacking)}"
         )
     if not any(pairs):
-        num_loose = sum(len(_entries(part)[1]) for part, split in parts if split is not None)
-        _check_classes(folder, [part for part, _ in parts], num_loose + len(images))
+        num_loose = sum(len(tree.entries(part)[1]) for part, split in parts if split is not None)
+        _check_classes(tree, folder, [part for part, _ in parts], num_loose + len(images))
     frames = [
-        _with_split(_paired(*pair, folder) if pair else _classes(part, folder), split)
+        _with_split(_paired(tree, *pair, folder) if pair else _classes(tree, part, folder), split)
         for (part, split), pair in zip(parts, pairs, strict=True)
     ]
-    return _listing(frames, folder, str(folder))
+    return pl.concat(frames)
 
 
 def list_mask_folders(images: Path, masks: Path, config: DataConfig) -> Listing:
@@ -79,23 +88,8 @@ def list_mask_folders(images: Path, masks: Path, config: DataConfig) -> Listing:
     _refuse_columns(images, config)
     images, masks = images.resolve(), masks.resolve()
     root = Path(os.path.commonpath([images, masks]))
-    return _listing([_paired(images, masks, root)], root, f"{images} and {masks}")
-
-
-def _entries(folder: Path) -> tuple[list[str], list[str]]:
-    """Names of the visible folders and image files in a folder, each sorted."""
-    folders, images = [], []
-    if not folder.is_dir():
-        raise ManifestError(f"{str(folder)!r} must be a folder, but got a file")
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir():
-                folders.append(entry.name)
-            elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:  # noqa: PTH122
-                images.append(entry.name)  # Path() would double the time of a large folder
-    return sorted(folders), sorted(images)
+    frame = _paired(FolderTree(), images, masks, root)
+    return _listing(frame, root, f"{images} and {masks}")
 
 
 def _refuse_columns(folder: Path, config: DataConfig) -> None:
@@ -109,39 +103,39 @@ def _refuse_columns(folder: Path, config: DataConfig) -> None:
         )
 
 
-def _mask_pair(part: Path, config: DataConfig) -> tuple[Path, Path] | None:
+def _mask_pair(tree: FolderTree, part: Path, config: DataConfig) -> tuple[Path, Path] | None:
     images = part / config.image
-    if not images.is_dir():
+    if not tree.is_folder(images):
         images = part / "images"
     masks = part / (config.mask or "masks")
-    if images.is_dir() and masks.is_dir():
+    if tree.is_folder(images) and tree.is_folder(masks):
         return images, masks
     if config.mask is not None:
         raise ManifestError(
             f"{part} must hold an image folder {config.image!r} or 'images' and a mask folder "
-            f"{config.mask!r}, but got {_found(part)}"
+            f"{config.mask!r}, but got {_found(tree, part)}"
         )
     return None
 
 
-def _found(folder: Path) -> str:
-    folders, images = _entries(folder)
+def _found(tree: FolderTree, folder: Path) -> str:
+    folders, images = tree.entries(folder)
     names = f" ({listed(folders)})" if folders else ""
     return f"{len(folders)} folders{names} and {len(images)} images"
 
 
-def _check_classes(folder: Path, parts: Sequence[Path], num_loose: int) -> None:
+def _check_classes(tree: FolderTree, folder: Path, parts: Sequence[Path], num_loose: int) -> None:
     """Refuse folders without classes, and classes without an image in any split."""
     counts: Counter[str] = Counter()
     nested: set[str] = set()
     for part in parts:
-        for name in _entries(part)[0]:
-            inner, images = _entries(part / name)
+        for name in tree.entries(part)[0]:
+            inner, images = tree.entries(part / name)
             counts[name] += len(images)
             if inner:
                 nested.add(name)
     if not counts.total():
-        raise ManifestError(f"{folder} holds {_found(folder)}; {_LAYOUTS}")
+        raise ManifestError(f"{folder} holds {_found(tree, folder)}; {_LAYOUTS}")
     problems = []
     if empty := [repr(name) for name, count in sorted(counts.items()) if not count]:
         problems.append(
@@ -160,11 +154,11 @@ def _check_classes(folder: Path, parts: Sequence[Path], num_loose: int) -> None:
     refuse(problems)
 
 
-def _classes(part: Path, root: Path) -> pl.DataFrame:
+def _classes(tree: FolderTree, part: Path, root: Path) -> pl.DataFrame:
     paths, labels = [], []
-    for name in _entries(part)[0]:
+    for name in tree.entries(part)[0]:
         start = (part / name).relative_to(root).as_posix()
-        images = _entries(part / name)[1]
+        images = tree.entries(part / name)[1]
         paths += [f"{start}/{image}" for image in images]
         labels += [name] * len(images)
     return pl.DataFrame(
@@ -172,9 +166,9 @@ def _classes(part: Path, root: Path) -> pl.DataFrame:
     )
 
 
-def _paired(images: Path, masks: Path, root: Path) -> pl.DataFrame:
+def _paired(tree: FolderTree, images: Path, masks: Path, root: Path) -> pl.DataFrame:
     """Pair images and masks by stem; paths are relative to the root."""
-    image_of, mask_of = _by_stem(images), _by_stem(masks)
+    image_of, mask_of = _by_stem(tree, images), _by_stem(tree, masks)
     problems = [
         f"every {what} in {here} must have its {other} of the same stem in {there}, "
         f"but got none for {listed([repr(files[stem]) for stem in files if stem not in others])}"
@@ -196,14 +190,14 @@ def _paired(images: Path, masks: Path, root: Path) -> pl.DataFrame:
     )
 
 
-def _by_stem(folder: Path) -> dict[str, str]:
-    folders, names = _entries(folder)
+def _by_stem(tree: FolderTree, folder: Path) -> dict[str, str]:
+    folders, names = tree.entries(folder)
     if folders:
         raise ManifestError(
             f"{folder} must hold images only, but got folders: {listed(folders)}; move their "
             "images up or use a table"
         )
-    stems = [Path(name).stem for name in names]
+    stems = [name[: name.rindex(".")] for name in names]
     twice = [repr(stem) for stem, count in Counter(stems).items() if count > 1]
     if twice:
         raise ManifestError(
@@ -216,6 +210,7 @@ def _with_split(frame: pl.DataFrame, split: str | None) -> pl.DataFrame:
     return frame if split is None else frame.with_columns(pl.lit(split).alias("split"))
 
 
-def _listing(frames: Sequence[pl.DataFrame], root: Path, source: str) -> Listing:
-    frame = pl.concat(frames).with_row_index("row")
-    return Listing(frame, root.resolve(), source, {name: name for name in frame.columns})
+def _listing(frame: pl.DataFrame, root: Path, source: str) -> Listing:
+    frame = frame.with_row_index("row")
+    names = {name: name for name in frame.columns}
+    return Listing(frame, root.resolve(), source, names, files_seen=True)

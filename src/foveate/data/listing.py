@@ -39,6 +39,7 @@ class Listing:
         source: What messages call the source.
         names: What the source calls each column of `frame`.
         row_word: What messages call a row of the source: "line" or "row".
+        files_seen: Whether the source is the files themselves, so that none can be missing.
     """
 
     frame: pl.DataFrame
@@ -46,6 +47,7 @@ class Listing:
     source: str
     names: dict[str, str]
     row_word: str = "row"
+    files_seen: bool = False
 
     def title(self, column: str) -> str:
         """Say where a column stands, such as ``"patients.csv, column 'age'"``."""

@@ -9,10 +9,10 @@ import polars as pl
 
 from foveate.config.settings import ColumnConfig, DataConfig
 from foveate.data.checks import checked
-from foveate.data.folders import IMAGE_SUFFIXES
 from foveate.data.manifest import Manifest
 from foveate.data.metadata import MetadataSchema
 from foveate.data.tables import TABLE_SUFFIXES, existing_path, read_table
+from foveate.data.tree import IMAGE_SUFFIXES
 from foveate.errors import ManifestError, listed
 
 

@@ -1,0 +1,141 @@
+"""Lists of large folders, kept between starts in the user's cache folder.
+
+A list is used again only if every folder that it was read from still has its stamp, see
+`foveate.data.tree`. A file that is damaged, foreign or out of date is as good as none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import tempfile
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from foveate.config.settings import DataConfig
+from foveate.data.tree import FolderTree, stamp
+
+_SMALLEST = 5_000  # rows; fewer are listed faster than a file is worth
+_ABOUT = "foveate.listing"
+_DIGEST_BYTES = 32
+
+
+def cache_folder() -> Path:
+    """Say where what can be made again is kept: `FOVEATE_CACHE`, or the system's custom.
+
+    Returns:
+        The folder, which need not exist.
+
+    Raises:
+        RuntimeError: The user has no home folder.
+    """
+    if stated := os.environ.get("FOVEATE_CACHE"):
+        return Path(stated).expanduser()
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "foveate"
+
+
+def load_listing(folder: Path, config: DataConfig) -> pl.DataFrame | None:
+    """Read the list of a folder, if it still holds.
+
+    Args:
+        folder: The folder.
+        config: Names of the image and mask folders.
+
+    Returns:
+        What was given to `save_listing`; None if that was never called, or the folder or any in
+        it has changed since.
+    """
+    try:
+        data = _file(folder, config).read_bytes()
+    except (OSError, RuntimeError):
+        return None
+    digest, content = data[:_DIGEST_BYTES], data[_DIGEST_BYTES:]
+    if hashlib.sha256(content).digest() != digest:
+        return None
+    try:
+        about = json.loads(pl.read_parquet_metadata(BytesIO(content))[_ABOUT])
+        stamps = about.pop("stamps")
+        if about != _about(folder, config):
+            return None
+        root = folder.resolve()
+        if any(stamp(root / path) != found for path, found in stamps.items()):
+            return None
+        return pl.read_parquet(BytesIO(content))
+    except (pl.exceptions.PolarsError, ValueError, KeyError, AttributeError, TypeError):
+        return None
+
+
+def save_listing(folder: Path, config: DataConfig, tree: FolderTree, frame: pl.DataFrame) -> None:
+    """Keep the list of a folder for the next start, if it is large and at rest.
+
+    Args:
+        folder: The folder.
+        config: Names of the image and mask folders.
+        tree: What the list was made from.
+        frame: The list.
+    """
+    devices = {found[0] for found in tree.stamps.values() if found}
+    if frame.height < _SMALLEST or not tree.settled or devices & _timeless_devices():
+        return
+    stamps = {os.path.relpath(path, folder): found for path, found in tree.stamps.items()}
+    content = BytesIO()
+    about = json.dumps(_about(folder, config) | {"stamps": stamps})
+    frame.write_parquet(content, metadata={_ABOUT: about})
+    data = content.getvalue()
+    try:
+        _write(_file(folder, config), hashlib.sha256(data).digest() + data)
+    except (OSError, RuntimeError):
+        return  # a full disk or a home that cannot be written to only costs the time saved
+
+
+def _about(folder: Path, config: DataConfig) -> dict[str, Any]:
+    return {
+        "version": 1,
+        "root": str(folder.resolve()),
+        "image": config.image,
+        "mask": config.mask,
+    }
+
+
+def _file(folder: Path, config: DataConfig) -> Path:
+    key = hashlib.sha256(json.dumps(_about(folder, config)).encode()).hexdigest()
+    return cache_folder() / "listings" / f"{key[:32]}.parquet"
+
+
+def _timeless_devices(mounts: Path = Path("/proc/self/mountinfo")) -> set[int]:
+    """Find file systems in user space, such as object stores: their folders may tell no times.
+
+    Fields are those of Linux' proc_pid_mountinfo(5): the third is the device, the type of the
+    file system follows a lone hyphen. Other systems have no such file.
+    """
+    try:
+        lines = [line.split() for line in mounts.read_text().splitlines()]
+    except OSError:
+        return set()
+    numbers = [line[2].split(":") for line in lines if line[line.index("-") + 1][:4] == "fuse"]
+    return {os.makedev(int(major), int(minor)) for major, minor in numbers}
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Readable by its owner alone: names of files may be names of people.
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        beside = Path(file.name)
+        try:
+            file.write(data)
+            file.close()
+            beside.replace(path)
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            raise
