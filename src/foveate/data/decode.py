@@ -21,23 +21,26 @@ from PIL.WebPImagePlugin import WebPImageFile
 from foveate.config.settings import DecodeConfig
 from foveate.data.deep import levels
 from foveate.data.header import Source, named, probe, read, turned
+from foveate.data.places import File
 from foveate.errors import SampleError
 
 __all__ = ["decode_image", "decode_mask", "decode_pair", "probe"]
 
 # Parallelism comes from the loader's threads; OpenCV's own would compete with them.
 cv2.setNumThreads(0)
+# Where it fails Pillow says why; what it thinks of odd tags would fill the terminal.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_FATAL)
 # What libjpeg complains about although all pixels are there; seen in well-known public datasets.
 _HARMLESS = ("before marker 0xd9", "unknown JFIF revision")
 
 
 def decode_image(
-    path: Path | str, config: DecodeConfig, min_size: tuple[int, int] | None = None
+    path: File, config: DecodeConfig, min_size: tuple[int, int] | None = None
 ) -> NDArray[np.uint8]:
     """Decode the first frame of an image to RGB, EXIF orientation applied.
 
     Args:
-        path: JPEG, PNG, WebP, TIFF, BMP or GIF file.
+        path: JPEG, PNG, WebP, TIFF, BMP or GIF file, or its bytes.
         config: Background of transparent pixels, range of 16-bit pixels, pixel limit.
         min_size: (height, width) in pixels that suffices: a JPEG is decoded at 1/2, 1/4 or 1/8
             of its size where both sides stay at least this long. Full size when not given.
@@ -52,7 +55,7 @@ def decode_image(
         return _pixels(read(path, config), config, min_size)
 
 
-def decode_mask(path: Path | str, config: DecodeConfig) -> NDArray[np.uint8]:
+def decode_mask(path: File, config: DecodeConfig) -> NDArray[np.uint8]:
     """Decode the ids of a segmentation mask as they are stored, EXIF orientation applied.
 
     Args:
@@ -72,8 +75,8 @@ def decode_mask(path: Path | str, config: DecodeConfig) -> NDArray[np.uint8]:
 
 
 def decode_pair(
-    image_path: Path | str,
-    mask_path: Path | str,
+    image_path: File,
+    mask_path: File,
     config: DecodeConfig,
     min_size: tuple[int, int] | None = None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -93,9 +96,11 @@ def decode_pair(
     """
     with named(image_path):
         image = read(image_path, config)
+        size = image.size
     with named(mask_path):
         mask = read(mask_path, config)
-    if image.size != mask.size:
+        fits = mask.size == size
+    if not fits:
         raise SampleError(_size_conflict(image, mask))
     with named(image_path):
         pixels = _pixels(image, config, min_size)
@@ -139,7 +144,7 @@ def _pixels(
 ) -> NDArray[np.uint8]:
     if _is_jpeg(source):
         pixels = _jpeg(source, min_size)
-    elif _is_plain_webp(source):
+    elif isinstance(source.image, WebPImageFile) and source.image.mode == "RGB":
         flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
         pixels = cv2.imdecode(np.frombuffer(source.data, np.uint8), flags)
     elif 8 < source.bits <= 16:
@@ -162,12 +167,6 @@ def _is_jpeg(source: Source) -> bool:
     if source.plain_jpeg is not None:
         return True
     return isinstance(source.image, JpegImageFile) and source.image.mode in ("L", "RGB")
-
-
-def _is_plain_webp(source: Source) -> bool:
-    """Whether OpenCV may decode it; of an animation it would print what is damaged."""
-    image = source.image
-    return isinstance(image, WebPImageFile) and image.mode == "RGB" and not image.is_animated
 
 
 def _jpeg(source: Source, min_size: tuple[int, int] | None) -> NDArray[np.uint8] | None:

@@ -73,15 +73,16 @@ def _require_sound(source: Source) -> None:
     data = source.data
     PngImageFile(BytesIO(data)).verify()  # checksums and names of all chunks
     height, width = source.stored_size
-    # Eight bytes a pixel, a byte a row; twice, as interlaced rows are more and shorter.
-    stream, most = zlib.decompressobj(), 2 * height * (8 * width + 1)
+    least = 2 * len(source.image.getbands()) * height * width
+    most = least + 2 * (height + 7) * 8  # a byte a row, of which interlaced images have more
+    stream, size = zlib.decompressobj(), 0
     place, name = 8, b""
     while name != b"IEND":
         length, name = struct.unpack_from(">I4s", data, place)
         if name == b"IDAT":
-            most -= len(stream.decompress(data[place + 8 : place + 8 + length], max(most, 1)))
+            size += len(stream.decompress(data[place + 8 : place + 8 + length], most))
         place += 12 + length
-    if most < 0 or not stream.eof:
+    if not least <= size <= most or not stream.eof:
         raise ValueError("pixels do not end where they should")
 
 

@@ -6,6 +6,7 @@ Pillow reads the header of every format, save that of ordinary JPEG, which is qu
 from __future__ import annotations
 
 import ctypes
+import logging
 import re
 import struct
 import warnings
@@ -29,6 +30,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from foveate.config.settings import DecodeConfig
+from foveate.data.places import Encoded, File
 from foveate.errors import FoveateError, SampleError
 
 # Once for the process, as `warnings.catch_warnings` is not safe in threads: what Pillow thinks of
@@ -36,8 +38,8 @@ from foveate.errors import FoveateError, SampleError
 # user's own filters come first.
 warnings.filterwarnings("ignore", module=r"PIL\.(\w+Plugin|Image)", append=True)
 
-# Likewise what the libtiff in Pillow thinks of damaged files: it prints, Pillow raises. Where its
-# functions cannot be reached, it goes on printing.
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # or what it logs is printed
+# Likewise the libtiff in Pillow; where its functions cannot be reached, it goes on printing.
 with suppress(AttributeError, OSError):
     ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
 
@@ -109,11 +111,11 @@ class Source:
         return 8
 
 
-def probe(path: Path | str, config: DecodeConfig) -> tuple[int, int]:
+def probe(path: File, config: DecodeConfig) -> tuple[int, int]:
     """Read the size of an image or mask from its header alone.
 
     Args:
-        path: File to look at.
+        path: File to look at, or its bytes.
         config: Holds the pixel limit.
 
     Returns:
@@ -122,13 +124,17 @@ def probe(path: Path | str, config: DecodeConfig) -> tuple[int, int]:
     Raises:
         SampleError: The file is missing, of no supported format, damaged, or over the limit.
     """
-    with named(path), Path(path).open("rb") as stream:
-        image = _open(stream, path, config)
+    with named(path), _stream(path) as stream:
+        image = _open(stream, str(path), config)
         return turned((image.height, image.width), _orientation(image))
 
 
+def _stream(path: File) -> BinaryIO:
+    return BytesIO(path.data) if isinstance(path, Encoded) else Path(path).open("rb")
+
+
 @contextmanager
-def named(path: Path | str) -> Iterator[None]:
+def named(path: File) -> Iterator[None]:
     """Turn whatever a decoder raises into a SampleError that names the file."""
     try:
         yield
@@ -142,11 +148,11 @@ def named(path: Path | str) -> Iterator[None]:
         ) from error
 
 
-def read(path: Path | str, config: DecodeConfig) -> Source:
-    """Read a file whole.
+def read(path: File, config: DecodeConfig) -> Source:
+    """Read a file whole, unless it has been.
 
     Args:
-        path: JPEG, PNG, WebP, TIFF, BMP or GIF file.
+        path: JPEG, PNG, WebP, TIFF, BMP or GIF file, or its bytes.
         config: Holds the pixel limit.
 
     Returns:
@@ -155,6 +161,8 @@ def read(path: Path | str, config: DecodeConfig) -> Source:
     Raises:
         OSError: The file cannot be read; see `named`.
     """
+    if isinstance(path, Encoded):
+        return Source(path.name, path.data, config)
     with FileIO(path) as file:  # half the time of `Path.read_bytes`
         return Source(path, file.readall(), config)
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from foveate.config.settings import DecodeConfig
+from foveate.config.settings import DecodeConfig, LoaderConfig
 from foveate.data.decode import decode_mask, probe
 from foveate.data.manifest import Manifest
+from foveate.data.storage import Storage
 from foveate.errors import ManifestError, SampleError
 
 _CHUNK = 64  # masks a thread takes at once: small enough to report often
@@ -64,6 +65,8 @@ def scan_masks(
     threads: int,
     report: Callable[[int, int], None] | None = None,
     ignore: int | None = None,
+    max_unreadable: float = 0.0,
+    cache_bytes: int = LoaderConfig().cache,
 ) -> MaskScan:
     """Decode every mask once and count its values.
 
@@ -73,21 +76,24 @@ def scan_masks(
         threads: Masks decoded at once.
         report: Called with the number of masks done and their total, as the scan goes on.
         ignore: Mask value (0 to 255) of unlabelled pixels, which is not counted.
+        max_unreadable: Share of the rows, 0 to 1, that may be unusable: they count as empty.
+        cache_bytes: Most disk space for what is read from far away.
 
     Returns:
         What the masks hold.
 
     Raises:
-        ManifestError: If a mask or an image cannot be read, or their sizes differ; the message
-            tells the first of all such rows, and their number.
+        ManifestError: If too many masks or images cannot be read, or differ in their sizes; the
+            message tells the first of all such rows, and their number.
     """
     rows = range(manifest.num_samples)
     chunks = [rows[start : start + _CHUNK] for start in rows[::_CHUNK]]
     found: list[_Counts] = []
     problems: list[str] = []
+    storage = Storage(cache_bytes)
     pool = ThreadPoolExecutor(threads)
     try:
-        work = pool.map(lambda chunk: _scan_chunk(manifest, chunk, decode), chunks)
+        work = pool.map(lambda chunk: _scan_chunk(manifest, chunk, decode, storage), chunks)
         for chunk, (counts, errors) in zip(chunks, work, strict=True):
             found += counts
             problems += errors
@@ -95,9 +101,11 @@ def scan_masks(
                 report(chunk.stop, manifest.num_samples)
     finally:
         pool.shutdown(cancel_futures=True)
-    if problems:
+        storage.close()
+    if problems and len(problems) / manifest.num_samples > max_unreadable:
+        allowed = f"all but {max_unreadable:.4g} of the masks" if max_unreadable else "every mask"
         raise ManifestError(
-            f"{manifest.source}: every mask must be readable and of its image's size, but "
+            f"{manifest.source}: {allowed} must be readable and of its image's size, but "
             f"{len(problems)} of {manifest.num_samples} are not:\n- "
             + "\n- ".join(problems[:5])
             + ("\n- ..." if len(problems) > 5 else "")
@@ -106,19 +114,23 @@ def scan_masks(
 
 
 def _scan_chunk(
-    manifest: Manifest, rows: Sequence[int], decode: DecodeConfig
+    manifest: Manifest, rows: Sequence[int], decode: DecodeConfig, storage: Storage
 ) -> tuple[list[_Counts], list[str]]:
     counts, problems = [], []
     for row in rows:
         try:
-            counts.append(_scan_row(manifest, row, decode))
+            counts.append(_scan_row(manifest, row, decode, storage))
         except SampleError as error:
+            counts.append((np.empty(0, np.intp), np.empty(0, np.int64)))
             problems.append(str(error))
     return counts, problems
 
 
-def _scan_row(manifest: Manifest, row: int, decode: DecodeConfig) -> _Counts:
-    image, mask = manifest.image_path(row), manifest.mask_path(row)
+def _scan_row(
+    manifest: Manifest, row: int, decode: DecodeConfig, storage: Storage
+) -> _Counts:
+    image = storage.fetch(manifest.image_path(row))
+    mask = storage.fetch(manifest.mask_path(row))
     size, values = probe(image, decode), decode_mask(mask, decode)
     if values.shape != size:
         raise SampleError(

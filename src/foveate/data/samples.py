@@ -15,12 +15,16 @@ from foveate.data import augment as augmentation
 from foveate.data.decode import decode_image, decode_pair
 from foveate.data.manifest import Manifest
 from foveate.data.metadata import MetadataSchema
+from foveate.data.unreadable import Unreadable
 from foveate.errors import SampleError
 
 IGNORED = 255
 """Mask id of pixels without a class."""
 
 _NO_CHANGE = AugmentConfig(preset="none")
+
+Arrays = tuple[dict[str, NDArray[Any]], NDArray[Any] | None, NDArray[np.float32] | None]
+"""Inputs by name, targets if they are known, sample weights if there are any."""
 
 
 class SampleReader:
@@ -34,9 +38,7 @@ class SampleReader:
         metadata: The columns to read beside the image.
         decode: From file to pixels.
         seed: With epoch and row the only source of randomness.
-
-    Attributes:
-        weights: Sample weights, float32 (rows,); None where the manifest has none.
+        unreadable: What becomes of samples that cannot be read.
     """
 
     def __init__(
@@ -48,53 +50,82 @@ class SampleReader:
         metadata: MetadataSchema | None,
         decode: DecodeConfig | None,
         seed: int,
+        unreadable: Unreadable,
     ) -> None:
         self._manifest, self._image_size = manifest, image_size
         self._ranges = augmentation.resolve(augment or _NO_CHANGE)
         self._decode = decode or DecodeConfig()
-        self._seed = seed
+        self._seed, self._unreadable = seed, unreadable
         self._encode = encode
         has_labels = "label" in manifest.table.columns and not manifest.has_masks
         self._labels = label_ids(manifest, encode) if has_labels else None
         self._metadata = metadata.arrays(manifest) if metadata is not None else None
-        self.weights: NDArray[np.float32] | None = None
-        if "weight" in manifest.table.columns:
-            self.weights = manifest.table["weight"].to_numpy().astype(np.float32)
+        self._weights = self._sample_weights()
 
-    def empty(self, size: int) -> tuple[dict[str, NDArray[Any]], NDArray[Any] | None]:
-        """Make buffers for a batch; there is none for targets that are not known."""
+    def _sample_weights(self) -> NDArray[np.float32] | None:
+        """Weights of all rows, (rows,), for masks (rows, 1, 1): as a loss a sample has."""
+        if "weight" in self._manifest.table.columns:
+            weights = self._manifest.table["weight"].to_numpy().astype(np.float32)
+        elif self._unreadable.skips:
+            weights = np.ones(self._manifest.num_samples, np.float32)
+        else:
+            return None
+        return weights.reshape(-1, 1, 1) if self._manifest.has_masks else weights
+
+    def empty(self, size: int) -> Arrays:
+        """Make buffers for a batch; there is none for what `read` does not give."""
         height, width = self._image_size
         inputs: dict[str, NDArray[Any]] = {"images": np.empty((size, height, width, 3), np.uint8)}
         for name, array in zip(("numeric", "categories"), self._metadata or (), strict=False):
             if array.shape[1]:
                 inputs[name] = np.empty((size, array.shape[1]), array.dtype)
+        weights = self._weights
+        if weights is not None:
+            weights = np.empty((size, *weights.shape[1:]), np.float32)
         if self._manifest.has_masks:
-            return inputs, np.empty((size, height, width), np.uint8)
-        return inputs, None if self._labels is None else np.empty(size, np.int32)
+            return inputs, np.empty((size, height, width), np.uint8), weights
+        return inputs, None if self._labels is None else np.empty(size, np.int32), weights
 
-    def read(
-        self, rows: NDArray[np.uint32], epoch: int
-    ) -> tuple[dict[str, NDArray[Any]], NDArray[Any] | None]:
+    def read(self, rows: NDArray[np.uint32], epoch: int) -> Arrays:
         """Read rows into new arrays.
 
         Args:
             rows: Row numbers, (B,).
             epoch: Decides the augmentation together with each row's number.
+
+        Returns:
+            The arrays. A sample that may be skipped is black and has weight 0; each pixel of its
+            mask is `IGNORED`.
+
+        Raises:
+            SampleError: A sample cannot be read and may not be skipped.
         """
-        inputs, targets = self.empty(len(rows))
+        inputs, targets, weights = self.empty(len(rows))
+        if self._labels is not None:
+            targets = self._labels[rows]
+        if self._weights is not None:
+            weights = self._weights[rows]
         images = self._manifest.image_paths(rows)
         masks = self._manifest.mask_paths(rows) if self._manifest.has_masks else None
         for place, rng in enumerate(row_generators(self._seed, epoch, rows)):
             parameters = augmentation.sample(self._ranges, rng)
             out = inputs["images"][place]
-            if masks is None or targets is None:
-                self._read_image(images[place], parameters, out)
-            else:
-                self._read_pair(images[place], masks[place], parameters, out, targets[place])
+            try:
+                if masks is None or targets is None:
+                    self._read_image(images[place], parameters, out)
+                else:
+                    self._read_pair(images[place], masks[place], parameters, out, targets[place])
+            except SampleError as error:
+                self._unreadable.add(int(rows[place]), images[place], error)
+                out[:] = 0
+                if masks is not None and targets is not None:
+                    targets[place] = IGNORED
+                if weights is not None:
+                    weights[place] = 0
         for name, array in zip(("numeric", "categories"), self._metadata or (), strict=False):
             if array.shape[1]:
                 inputs[name] = array[rows]
-        return inputs, targets if self._labels is None else self._labels[rows]
+        return inputs, targets, weights
 
     def _read_image(
         self, path: str, parameters: augmentation.Parameters, out: NDArray[np.uint8]

@@ -40,11 +40,11 @@ def write_pictures(
     folder.mkdir(parents=True)
     paths: list[Path] = []
     loader = predictor.loader(manifest, config)
-    for inputs, targets, logits in predictor.stream(loader):
-        for place, image in enumerate(inputs["images"]):
+    for judged in predictor.stream(loader):
+        for place, image in enumerate(judged.images):
             picture = _shrink(image)
             if predictor.task.per_pixel:
-                overlays = targets[place], logits[place].argmax(-1).astype(np.uint8)
+                overlays = judged.targets[place], judged.logits[place].argmax(-1).astype(np.uint8)
                 picture = np.hstack([picture, *(_shrink(overlay(image, ids)) for ids in overlays)])
             path = folder / f"{len(paths):02d}.jpg"
             path.write_bytes(cv2.imencode(".jpg", picture[..., ::-1])[1].tobytes())

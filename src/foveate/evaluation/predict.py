@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -18,12 +18,30 @@ from foveate.data.decode import probe
 from foveate.data.loader import BatchLoader
 from foveate.data.manifest import Manifest
 from foveate.data.metadata import MetadataSchema
+from foveate.data.places import Place
+from foveate.data.storage import Storage
 from foveate.data.unlabelled import read_unlabelled
 from foveate.models.bundle import Bundle, load_bundle
 from foveate.runs import Run, write_atomically
 from foveate.scale import runtime
 from foveate.tasks.base import Task
 from foveate.tasks.build import task_from_dict
+
+
+class Judged(NamedTuple):
+    """Samples and what the model made of them.
+
+    Attributes:
+        rows: Their rows in the manifest, (B,) uint32.
+        images: As the model sees them, uint8 (B, H, W, 3).
+        targets: Class ids (B,) or (B, H, W); None if not known.
+        logits: float32 (B, K) or (B, H, W, K).
+    """
+
+    rows: NDArray[np.uint32]
+    images: NDArray[np.uint8]
+    targets: Any
+    logits: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -69,12 +87,15 @@ class Predictor:
             (height, width),
         )
 
-    def loader(self, manifest: Manifest, config: RunConfig) -> BatchLoader:
+    def loader(
+        self, manifest: Manifest, config: RunConfig, unreadable: str = "fail"
+    ) -> BatchLoader:
         """Make a loader of rows in their order, as this model wants them.
 
         Args:
             manifest: The rows.
             config: The run's settings: batch size, threads and queue are what fitted there.
+            unreadable: What a file that cannot be read does: ``fail`` or ``skip``.
         """
         return BatchLoader(
             manifest,
@@ -86,22 +107,30 @@ class Predictor:
             decode=self.decode,
             threads=config.loader.threads,
             queue_bytes=config.loader.queue,
+            cache_bytes=config.loader.cache,
+            unreadable=unreadable,
+            max_unreadable=config.data.max_unreadable,
         )
 
-    def stream(self, loader: BatchLoader) -> Iterator[tuple[Any, Any, NDArray[np.float32]]]:
-        """Run batches through the model.
+    def stream(self, loader: BatchLoader) -> Iterator[Judged]:
+        """Run the rows of a loader through the model, without those that cannot be read.
 
         Args:
             loader: One of `loader`'s.
 
         Yields:
-            Inputs of a batch; its targets, None if not known; logits float32 (B, K) or
-            (B, H, W, K).
+            A batch of them.
         """
         try:
-            for inputs, *rest in loader:
-                targets = rest[0] if rest else None
-                yield inputs, targets, np.asarray(self.bundle.model.predict_on_batch(inputs))
+            for index, (inputs, *rest) in enumerate(loader):
+                rows = loader.rows_at(index)
+                skipped = loader.skipped(rows)
+                if skipped.all():
+                    continue
+                logits = np.asarray(self.bundle.model.predict_on_batch(inputs))
+                kept = ~skipped if skipped.any() else slice(None)  # a slice copies nothing
+                targets = rest[0][kept] if rest else None
+                yield Judged(rows[kept], inputs["images"][kept], targets, logits[kept])
         finally:
             loader.close()
 
@@ -133,19 +162,17 @@ def predict(
     manifest = read_unlabelled([Path(file) for file in files], config.data, predictor.schema)
     loader = predictor.loader(manifest, config)
     parts = []
-    row = 0
     mask_names = _mask_names(manifest)
-    for _, _, logits in predictor.stream(loader):
-        columns = predictor.task.decode(logits)
-        images = [manifest.image_path(row + place) for place in range(len(logits))]
+    for judged in predictor.stream(loader):
+        columns = predictor.task.decode(judged.logits)
+        places = manifest.image_paths(judged.rows)
         if predictor.task.per_pixel:
             pictures = columns.pop("mask")
             if masks is not None:
-                paths = [Path(masks) / name for name in mask_names[row : row + len(images)]]
-                _write_masks(paths, images, pictures, predictor.decode)
+                paths = [Path(masks) / mask_names[row] for row in judged.rows]
+                _write_masks(paths, places, pictures, predictor.decode)
                 columns["mask"] = np.asarray([str(path) for path in paths], dtype=object)
-        parts.append(pl.DataFrame({"image": images, **columns}))
-        row += len(logits)
+        parts.append(pl.DataFrame({"image": [str(place) for place in places], **columns}))
     return pl.concat(parts)
 
 
@@ -154,17 +181,21 @@ def _mask_names(manifest: Manifest) -> list[str]:
     seen: Counter[str] = Counter()
     names = []
     for row in range(manifest.num_samples):
-        stem = Path(manifest.image_path(row)).stem
+        stem = Path(str(manifest.image_path(row))).stem
         seen[stem] += 1
         names.append(f"{stem}.png" if seen[stem] == 1 else f"{stem}_{seen[stem]}.png")
     return names
 
 
 def _write_masks(
-    paths: Sequence[Path], images: Sequence[str], masks: NDArray[np.uint8], decode: DecodeConfig
+    paths: Sequence[Path],
+    images: Sequence[Place],
+    masks: NDArray[np.uint8],
+    decode: DecodeConfig,
 ) -> None:
     """Write masks (B, H, W) at the sizes of their images."""
-    for path, image, mask in zip(paths, images, masks, strict=True):
-        height, width = probe(image, decode)
-        full = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-        write_atomically(path, cv2.imencode(".png", full)[1].tobytes())
+    with Storage() as storage:
+        for path, image, mask in zip(paths, images, masks, strict=True):
+            height, width = probe(storage.fetch(image), decode)
+            full = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+            write_atomically(path, cv2.imencode(".png", full)[1].tobytes())

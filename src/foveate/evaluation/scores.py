@@ -32,12 +32,14 @@ def evaluate(run: str | Path | Run, split: str = "test") -> dict[str, Any]:
         split: ``train``, ``validation`` (or ``val``) or ``test``.
 
     Returns:
-        What ``evaluation/<split>.json`` holds: ``split``, ``num_samples``, ``scores`` (name to
-        number), ``per_class``, ``confusion_matrix``, ``worst`` and more.
+        What ``evaluation/<split>.json`` holds: ``split``, ``num_samples``, ``num_unreadable``
+        (left out of all that follows), ``scores`` (name to number), ``per_class``,
+        ``confusion_matrix``, ``worst`` and more.
 
     Raises:
         RunError: There is no such split, or no trained model.
-        SampleError: A file cannot be read.
+        SampleError: A file cannot be read, and the run's `data.unreadable` is ``fail``; or too
+            many cannot.
     """
     opened = run if isinstance(run, Run) else Run.open(run)
     config = opened.config()
@@ -45,24 +47,28 @@ def evaluate(run: str | Path | Run, split: str = "test") -> dict[str, Any]:
     split = SPLIT_WORDS.get(split, split)
     manifest = _rows(opened, split)
     predictor = Predictor.load(opened.model_folder)
-    loader = predictor.loader(manifest, config)
+    loader = predictor.loader(manifest, config, config.data.unreadable)
     scorer = predictor.task.scorer()
     worst = _Worst(_WORST)
-    parts = []
-    for _, targets, logits in predictor.stream(loader):
-        scorer.update(targets, logits)
-        columns = _columns(predictor.task, targets, logits)
+    kept, parts = [], []
+    for judged in predictor.stream(loader):
+        scorer.update(judged.targets, judged.logits)
+        columns = _columns(predictor.task, judged.targets, judged.logits)
         worst.update(columns["badness"])
+        kept.append(judged.rows)
         parts.append(pl.DataFrame({k: v for k, v in columns.items() if k != "badness"}))
+    opened.add_unreadable(split, loader.unreadable)
+    readable = manifest.take(np.concatenate(kept))
     rows = worst.rows()
-    predictions = _with_paths(manifest, pl.concat(parts))
+    predictions = _with_paths(readable, pl.concat(parts))
     _write_predictions(predictions, opened.predictions_path(split))
     pictures = write_pictures(
-        predictor, manifest.take(rows), config, opened.mistakes_folder(split)
+        predictor, readable.take(rows), config, opened.mistakes_folder(split)
     )
     outcome = {
         "split": split,
-        "num_samples": manifest.num_samples,
+        "num_samples": readable.num_samples,
+        "num_unreadable": manifest.num_samples - readable.num_samples,
         "task": predictor.task.name,
         "class_names": list(predictor.task.class_names),
         "image_size": list(predictor.image_size),

@@ -23,6 +23,7 @@ from foveate.errors import RunError
 from foveate.report import figures, summary
 from foveate.runs import Run, write_atomically
 
+_MOST_LISTED = 100
 _JUDGED_ON = ("test", "validation", "train")
 _SPELLINGS = {"iou": "IoU", "roc": "ROC", "auc": "AUC", "f1": "F1"}
 _PRIMARY = {"classification": "accuracy", "segmentation": "mean_iou"}
@@ -75,6 +76,7 @@ def _content(run: Run) -> dict[str, Any]:
         "config_text": run.config_path.read_text(encoding="utf-8"),
         "changed": _changed_settings(config),
         "data": data,
+        "unreadable": _unreadable(run),
         "best_split": next((split for split in _JUDGED_ON if split in data["splits"]), "test"),
         "training": _training(history, config.recipe.stopping.monitor),
         "judgements": [_judgement(run, outcome) for outcome in outcomes],
@@ -117,6 +119,16 @@ def _data(run: Run) -> dict[str, Any]:
     }
 
 
+def _unreadable(run: Run) -> dict[str, Any]:
+    """Say which files were left out."""
+    files = [
+        {"split": split, "path": path, "reason": reason}
+        for split, reasons in run.unreadable().items()
+        for path, reason in reasons.items()
+    ]
+    return {"num_files": len(files), "listed": files[:_MOST_LISTED]}
+
+
 def _training(history: Sequence[Mapping[str, Any]], monitor: str) -> dict[str, Any]:
     """Say how the training went."""
     metrics = summary.metric_names(history)
@@ -150,6 +162,7 @@ def _judgement(run: Run, outcome: Mapping[str, Any]) -> dict[str, Any]:
         **{key: outcome[key] for key in ("split", "num_samples", "image_size", "scores")},
         "class_names": names,
         "overlay_colors": outcome.get("overlay_colors"),
+        "num_unreadable": outcome.get("num_unreadable", 0),
         "per_pixel": per_pixel,
         "primary": primary,
         "value": outcome["scores"].get(primary),

@@ -48,9 +48,9 @@ class Classification(Task):
 
     def metrics(self) -> list[Any]:
         """Accuracy, right for ids and for mixed labels; see `Task.metrics`."""
-        from foveate.tasks.losses import label_accuracy
+        from foveate.tasks.losses import LabelAccuracy
 
-        return [label_accuracy]
+        return [LabelAccuracy()]
 
     def scorer(self) -> Scorer:
         """Start gathering scores; see `Task.scorer`."""

@@ -199,4 +199,18 @@ def label_accuracy(y_true: Any, y_pred: Any) -> Any:
     return ops.cast(ops.equal(ops.cast(ops.argmax(y_pred, axis=-1), "int32"), ids), "float32")
 
 
-label_accuracy.__name__ = "accuracy"
+class LabelAccuracy(keras.metrics.MeanMetricWrapper):
+    """Share of images whose most probable class is right, of those that weigh anything.
+
+    A weight says how much a sample teaches, not how much its answer counts; one of 0 marks what
+    could not be read.
+    """
+
+    def __init__(self, name: str = "accuracy") -> None:
+        super().__init__(label_accuracy, name=name)
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """Count a batch; see `label_accuracy` for the shapes, weights are (B,)."""
+        if sample_weight is not None:
+            sample_weight = ops.cast(ops.greater(sample_weight, 0.0), "float32")
+        return super().update_state(y_true, y_pred, sample_weight)

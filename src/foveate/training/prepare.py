@@ -18,8 +18,10 @@ from foveate.data.manifest import Manifest, read_manifest
 from foveate.data.masks import scan_masks
 from foveate.data.metadata import MetadataSchema, fit_schema
 from foveate.data.samples import label_ids
+from foveate.data.remote import protocols, require_protocol
 from foveate.data.splits import assign_splits
-from foveate.errors import ConfigError, ManifestError
+from foveate.data.storage import Storage
+from foveate.errors import ConfigError, ManifestError, SampleError
 from foveate.models.backbones import get_backbone
 from foveate.models.build import ModelInputs
 from foveate.models.fusion import MetadataInputs
@@ -73,6 +75,9 @@ class Prepared:
             seed=config.seed,
             threads=config.loader.threads,
             queue_bytes=config.loader.queue,
+            cache_bytes=config.loader.cache,
+            unreadable=config.data.unreadable,
+            max_unreadable=config.data.max_unreadable,
         )
 
 
@@ -94,7 +99,7 @@ def prepare(
         ConfigError: The settings contradict the data.
     """
     manifest = data if isinstance(data, Manifest) else read_manifest(data, config.data)
-    _refuse_remote(manifest)
+    _require_protocols(manifest)
     kind = _kind(manifest, config)
     if kind == "segmentation":
         manifest, task, counts = _segmentation(manifest, config, report)
@@ -119,13 +124,13 @@ def metadata_inputs(schema: MetadataSchema | None) -> MetadataInputs | None:
     )
 
 
-def _refuse_remote(manifest: Manifest) -> None:
-    remote = manifest.table["image"].str.contains("://", literal=True)
-    if remote.any():
-        raise ManifestError(
-            f"{manifest.source}: images must be local files, but got "
-            f"{manifest.table['image'].filter(remote)[0]!r}. Copy them to this machine first."
-        )
+def _require_protocols(manifest: Manifest) -> None:
+    """Tell now which package is missing to read the images, not in the first batch."""
+    columns = ["shard"] if manifest.is_packed else ["image", "mask"]
+    for column in columns:
+        if column in manifest.table.columns:
+            for protocol in protocols(manifest.table[column]):
+                require_protocol(protocol)
 
 
 def _kind(manifest: Manifest, config: RunConfig) -> str:
@@ -164,7 +169,16 @@ def _segmentation(
 ) -> tuple[Manifest, Task, NDArray[np.int64]]:
     ignore, names = config.data.masks.ignore, config.data.masks.class_names
     threads = config.loader.threads or os.cpu_count() or 1
-    scan = scan_masks(manifest, config.data.decode, threads=threads, ignore=ignore, report=report)
+    skip = config.data.unreadable == "skip"
+    scan = scan_masks(
+        manifest,
+        config.data.decode,
+        threads=threads,
+        ignore=ignore,
+        report=report,
+        max_unreadable=config.data.max_unreadable if skip else 0.0,
+        cache_bytes=config.loader.cache,
+    )
     if len(scan.values) < 2:
         raise ConfigError(
             f"Masks must hold at least two classes, but got the value(s) {list(scan.values)} only."
@@ -192,7 +206,20 @@ def _image_size(train: Manifest, config: RunConfig) -> tuple[int, int]:
     native = get_backbone(config.model.backbone).native_size
     if native is not None:
         return native
-    rows = np.linspace(0, train.num_samples - 1, min(_PROBED, train.num_samples)).astype(int)
-    sizes = [probe(Path(train.image_path(int(row))), config.data.decode) for row in rows]
-    height, width = np.median(np.array(sizes), axis=0)
+    height, width = np.median(np.array(_some_sizes(train, config)), axis=0)
     return min(int(height), _LARGEST_NATIVE), min(int(width), _LARGEST_NATIVE)
+
+
+def _some_sizes(train: Manifest, config: RunConfig) -> list[tuple[int, int]]:
+    rows = np.linspace(0, train.num_samples - 1, min(_PROBED, train.num_samples)).astype(int)
+    sizes = []
+    problems: list[SampleError] = []
+    with Storage(config.loader.cache) as storage:
+        for row in rows.tolist():
+            try:
+                sizes.append(probe(storage.fetch(train.image_path(row)), config.data.decode))
+            except SampleError as error:
+                problems.append(error)
+    if problems and (not sizes or config.data.unreadable == "fail"):
+        raise problems[0]
+    return sizes
