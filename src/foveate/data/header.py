@@ -129,6 +129,12 @@ def probe(path: File, config: DecodeConfig) -> tuple[int, int]:
         return turned((image.height, image.width), _orientation(image))
 
 
+def suffix(data: bytes) -> str:
+    """Tell the usual suffix of an image's format from its bytes; ``bin`` if it is none."""
+    kind = next((plugin.format for pattern, plugin in _FORMATS if pattern.match(data)), None)
+    return {"JPEG": "jpg", "TIFF": "tif", None: "bin"}.get(kind, str(kind).lower())
+
+
 def _stream(path: File) -> BinaryIO:
     return BytesIO(path.data) if isinstance(path, Encoded) else Path(path).open("rb")
 

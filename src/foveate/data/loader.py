@@ -21,11 +21,13 @@ from keras.src.trainers.data_adapters.data_adapter import DataAdapter
 from numpy.typing import NDArray
 
 from foveate.config.augmentation import AugmentConfig
-from foveate.config.settings import DecodeConfig
+from foveate.config.settings import DecodeConfig, LoaderConfig
 from foveate.data import augment as augmentation
 from foveate.data.manifest import Manifest
 from foveate.data.metadata import MetadataSchema
+from foveate.data.order import shuffled
 from foveate.data.samples import SampleReader, random_generator
+from foveate.data.storage import Storage
 from foveate.data.unreadable import Unreadable
 from foveate.errors import ConfigError, ManifestError
 
@@ -60,7 +62,8 @@ class BatchLoader(keras.utils.PyDataset, DataAdapter):
         manifest: The rows to read, usually one split.
         image_size: (height, width) in pixels.
         batch_size: Samples in a batch.
-        shuffle: Whether each epoch has a new order over all rows.
+        shuffle: Whether each epoch has a new order: over all rows, or of remote shards and of
+            the rows within some of them.
         augment: Random changes of the training images; None only resizes.
         encode: From different labels (N texts) to int32 ids (N,), or from one mask
             (H, W) uint8 to class ids (H, W) uint8; `Task.encode`. Default: place among
@@ -74,6 +77,7 @@ class BatchLoader(keras.utils.PyDataset, DataAdapter):
         seed: With epoch and position the only source of randomness.
         threads: Threads that read, decode and augment; one per processor when None.
         queue_bytes: Most memory of the batches that wait or are being made.
+        cache_bytes: Most disk space for what is read from far away.
         unreadable: ``fail`` stops at a sample that cannot be read, ``skip`` goes on without it.
         max_unreadable: Share of the rows, 0 to 1, above which ``skip`` stops as well.
 
@@ -105,6 +109,7 @@ class BatchLoader(keras.utils.PyDataset, DataAdapter):
         seed: int = 0,
         threads: int | None = None,
         queue_bytes: int = 256 * 1024**2,
+        cache_bytes: int = LoaderConfig().cache,
         unreadable: str = "fail",
         max_unreadable: float = 0.01,
     ) -> None:
@@ -127,8 +132,17 @@ class BatchLoader(keras.utils.PyDataset, DataAdapter):
         self._unreadable = Unreadable(
             unreadable, max_unreadable, manifest.num_samples, manifest.source
         )
+        self._storage = Storage(cache_bytes, sweeps=shuffle)
         self._samples = SampleReader(
-            manifest, image_size, augment, encode, metadata, decode, seed, self._unreadable
+            manifest,
+            image_size,
+            augment,
+            encode,
+            metadata,
+            decode,
+            seed,
+            self._unreadable,
+            self._storage,
         )
         self._mix = augment.mix if augment is not None and mixes else None
         self._num_classes = num_classes or len(manifest.class_names)
@@ -214,6 +228,7 @@ class BatchLoader(keras.utils.PyDataset, DataAdapter):
             if self._iterator is not None:
                 self._iterator.close()
             self._iterator, self._iterator_position = None, -1
+        self._storage.close()
 
     def _count_batches(self, drop_remainder: bool, cycle: int) -> int:
         rows = self.manifest.num_samples
@@ -224,10 +239,9 @@ class BatchLoader(keras.utils.PyDataset, DataAdapter):
         return rows // (self._batch_size * cycle) * cycle
 
     def _new_order(self, epoch: int) -> NDArray[np.uint32]:
-        rows = np.arange(self.manifest.num_samples, dtype=np.uint32)
-        if self._shuffle:
-            random_generator(self._seed, epoch, 0, stream=2).shuffle(rows)
-        return rows
+        if not self._shuffle:
+            return np.arange(self.manifest.num_samples, dtype=np.uint32)
+        return shuffled(self.manifest, random_generator(self._seed, epoch, 0, stream=2))
 
     def _next(self, position: int) -> Batch:
         """Take the batch at a position from the queue, moving the queue there if need be."""

@@ -6,7 +6,6 @@ targets and metadata, never pixels, so its memory is about a hundred bytes a row
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -20,8 +19,11 @@ from numpy.typing import NDArray
 
 from foveate.config.settings import DataConfig
 from foveate.data.checks import checked, warn_spellings
+from foveate.data.digest import table_digest
 from foveate.data.folders import list_folder, list_mask_folders
 from foveate.data.listing import METADATA_PREFIX, SPLITS, Listing
+from foveate.data.packed import is_packed, members, read_packed
+from foveate.data.places import Place, is_remote
 from foveate.data.tables import existing_path, read_table
 from foveate.errors import ManifestError
 
@@ -37,7 +39,9 @@ class Manifest:
         table: Columns `image` (String: relative to `root`, absolute, or a URI), `label` (Enum of
             `class_names`) or `mask` (String, like `image`) or both, and where the data has them
             `group` (String), `split` (Enum of `SPLITS`; null is undecided), `weight` (Float32)
-            and ``metadata.<name>`` (Float64 or String; null is missing).
+            and ``metadata.<name>`` (Float64 or String; null is missing). Of a packed dataset also
+            `shard` (Enum of paths like `image`), and `image_offset`, `image_length` (integers),
+            the same for `mask`: `image` and `mask` are then the names of what was packed.
         root: Absolute folder that relative paths start from.
         source: What messages call the data.
     """
@@ -132,21 +136,32 @@ class Manifest:
         names = (name for name in self.table.columns if name.startswith(METADATA_PREFIX))
         return tuple(name.removeprefix(METADATA_PREFIX) for name in names)
 
+    @property
+    def is_packed(self) -> bool:
+        """Whether images and masks lie in shards."""
+        return "shard" in self.table.columns
+
     def image_path(self, row: int) -> str:
-        """Give the absolute path, or the URI, of a row's image."""
-        return self._path("image", row)
+        """Give the absolute path, or the URI, of a row's image; a name of it in its shard."""
+        return str(self.image_places(np.array([row]))[0])
 
     def mask_path(self, row: int) -> str:
-        """Give the absolute path, or the URI, of a row's mask."""
-        return self._path("mask", row)
+        """Give what `image_path` gives, for a row's mask."""
+        return str(self.mask_places(np.array([row]))[0])
 
-    def image_paths(self, rows: NDArray[np.integer[Any]]) -> list[str]:
-        """Give what `image_path` gives, for many rows at once: much faster than one by one."""
-        return self._paths("image", rows)
+    def image_places(self, rows: NDArray[np.integer[Any]]) -> Sequence[Place]:
+        """Say where rows' images lie, for `foveate.data.storage.Storage` to fetch them."""
+        return self._places("image", rows)
 
-    def mask_paths(self, rows: NDArray[np.integer[Any]]) -> list[str]:
-        """Give what `mask_path` gives, for many rows at once."""
-        return self._paths("mask", rows)
+    def mask_places(self, rows: NDArray[np.integer[Any]]) -> Sequence[Place]:
+        """Say where rows' masks lie."""
+        return self._places("mask", rows)
+
+    def remote_shards(self) -> NDArray[np.integer[Any]] | None:
+        """Number the shard of each row, (rows,), if they lie far away; None if they do not."""
+        if not self.is_packed or not self.num_samples or not is_remote(self.table["shard"][0]):
+            return None
+        return self.table["shard"].to_physical().to_numpy()
 
     def split(self, name: str) -> Manifest:
         """Take the rows of one split.
@@ -196,13 +211,7 @@ class Manifest:
         Returns:
             64 hexadecimal digits (SHA-256), the same in any process and on any machine.
         """
-        kinds = ["text" if not s.dtype.is_float() else str(s.dtype) for s in self.table]
-        head = [list(zip(self.table.columns, kinds, strict=True)), self.class_names]
-        sha = hashlib.sha256(json.dumps(head).encode())
-        for series in self.table:
-            for part in _content(series):
-                sha.update(part)
-        return sha.hexdigest()
+        return table_digest(self.table, self.class_names)
 
     def save(self, path: str | Path) -> None:
         """Write a Parquet file that `load` and any Parquet reader can read.
@@ -252,12 +261,11 @@ class Manifest:
             table = table.cast({"split": pl.Enum(SPLITS)})
         return cls(table, Path(about["root"]), about["source"])
 
-    def _path(self, column: str, row: int) -> str:
-        return self._paths(column, np.array([row]))[0]
-
-    def _paths(self, column: str, rows: NDArray[np.integer[Any]]) -> list[str]:
+    def _places(self, column: str, rows: NDArray[np.integer[Any]]) -> Sequence[Place]:
+        if self.is_packed:
+            return members(self.table, rows, self.root, column)
         paths: list[str] = self.table[column].gather(rows).to_list()
-        return [path if "://" in path else str(self.root / path) for path in paths]
+        return [path if is_remote(path) else str(self.root / path) for path in paths]
 
 
 def read_manifest(source: Any, config: DataConfig = _DEFAULTS) -> Manifest:
@@ -265,7 +273,7 @@ def read_manifest(source: Any, config: DataConfig = _DEFAULTS) -> Manifest:
 
     Args:
         source: Path of a folder (see `Manifest.from_folder`), or of a table, or a dataframe (see
-            `Manifest.from_table`).
+            `Manifest.from_table`), or path or URI of what ``foveate pack`` wrote.
         config: Names of columns or folders.
 
     Returns:
@@ -274,8 +282,11 @@ def read_manifest(source: Any, config: DataConfig = _DEFAULTS) -> Manifest:
     Raises:
         ManifestError: If it does not describe a usable dataset; all problems are told at once.
     """
-    if isinstance(source, str | Path) and existing_path(source).is_dir():
-        return _from_listing(list_folder(Path(source), config))
+    if isinstance(source, str | Path):
+        if is_remote(str(source)) or is_packed(existing_path(source)):
+            return Manifest(*read_packed(source, config), str(source))
+        if Path(source).is_dir():
+            return _from_listing(list_folder(Path(source), config))
     return _from_listing(read_table(source, config))
 
 
@@ -283,14 +294,3 @@ def _from_listing(listing: Listing) -> Manifest:
     table = checked(listing)
     warn_spellings(table, listing.source, stacklevel=3)
     return Manifest(table, listing.root, listing.source)
-
-
-def _content(series: pl.Series) -> tuple[bytes, ...]:
-    """Write a column as bytes that no other column of its type has."""
-    if series.dtype.is_float():
-        kind = "<f4" if series.dtype == pl.Float32 else "<f8"
-        return (series.fill_null(float("nan")).to_numpy().astype(kind).tobytes(),)
-    text = series.cast(pl.String)
-    # Lengths tell ("ab", "c") from ("a", "bc"); no text is as long as a missing one.
-    lengths = text.str.len_bytes().fill_null(2**32 - 1).to_numpy().astype("<u4")
-    return lengths.tobytes(), "".join(text.drop_nulls()).encode()

@@ -126,11 +126,9 @@ def _scan_chunk(
     return counts, problems
 
 
-def _scan_row(
-    manifest: Manifest, row: int, decode: DecodeConfig, storage: Storage
-) -> _Counts:
-    image = storage.fetch(manifest.image_path(row))
-    mask = storage.fetch(manifest.mask_path(row))
+def _scan_row(manifest: Manifest, row: int, decode: DecodeConfig, storage: Storage) -> _Counts:
+    image = storage.fetch(manifest.image_places(np.array([row]))[0])
+    mask = storage.fetch(manifest.mask_places(np.array([row]))[0])
     size, values = probe(image, decode), decode_mask(mask, decode)
     if values.shape != size:
         raise SampleError(

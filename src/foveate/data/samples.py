@@ -15,6 +15,8 @@ from foveate.data import augment as augmentation
 from foveate.data.decode import decode_image, decode_pair
 from foveate.data.manifest import Manifest
 from foveate.data.metadata import MetadataSchema
+from foveate.data.places import Place
+from foveate.data.storage import Storage
 from foveate.data.unreadable import Unreadable
 from foveate.errors import SampleError
 
@@ -39,6 +41,7 @@ class SampleReader:
         decode: From file to pixels.
         seed: With epoch and row the only source of randomness.
         unreadable: What becomes of samples that cannot be read.
+        storage: Gets what is no plain file of this machine.
     """
 
     def __init__(
@@ -51,12 +54,13 @@ class SampleReader:
         decode: DecodeConfig | None,
         seed: int,
         unreadable: Unreadable,
+        storage: Storage,
     ) -> None:
         self._manifest, self._image_size = manifest, image_size
         self._ranges = augmentation.resolve(augment or _NO_CHANGE)
         self._decode = decode or DecodeConfig()
         self._seed, self._unreadable = seed, unreadable
-        self._encode = encode
+        self._encode, self._storage = encode, storage
         has_labels = "label" in manifest.table.columns and not manifest.has_masks
         self._labels = label_ids(manifest, encode) if has_labels else None
         self._metadata = metadata.arrays(manifest) if metadata is not None else None
@@ -105,8 +109,8 @@ class SampleReader:
             targets = self._labels[rows]
         if self._weights is not None:
             weights = self._weights[rows]
-        images = self._manifest.image_paths(rows)
-        masks = self._manifest.mask_paths(rows) if self._manifest.has_masks else None
+        images = self._manifest.image_places(rows)
+        masks = self._manifest.mask_places(rows) if self._manifest.has_masks else None
         for place, rng in enumerate(row_generators(self._seed, epoch, rows)):
             parameters = augmentation.sample(self._ranges, rng)
             out = inputs["images"][place]
@@ -116,7 +120,7 @@ class SampleReader:
                 else:
                     self._read_pair(images[place], masks[place], parameters, out, targets[place])
             except SampleError as error:
-                self._unreadable.add(int(rows[place]), images[place], error)
+                self._unreadable.add(int(rows[place]), str(images[place]), error)
                 out[:] = 0
                 if masks is not None and targets is not None:
                     targets[place] = IGNORED
@@ -128,28 +132,29 @@ class SampleReader:
         return inputs, targets, weights
 
     def _read_image(
-        self, path: str, parameters: augmentation.Parameters, out: NDArray[np.uint8]
+        self, path: Place, parameters: augmentation.Parameters, out: NDArray[np.uint8]
     ) -> None:
         needed = augmentation.decode_size(parameters, self._image_size)
-        image = decode_image(path, self._decode, needed)
+        image = decode_image(self._storage.fetch(path), self._decode, needed)
         augmentation.apply(image, parameters, self._image_size, out=out)
 
     def _read_pair(
         self,
-        path: str,
-        mask_path: str,
+        path: Place,
+        mask_path: Place,
         parameters: augmentation.Parameters,
         out: NDArray[np.uint8],
         mask_out: NDArray[np.uint8],
     ) -> None:
         needed = augmentation.decode_size(parameters, self._image_size)
-        image, mask = decode_pair(path, mask_path, self._decode, needed)
+        files = self._storage.fetch(path), self._storage.fetch(mask_path)
+        image, mask = decode_pair(*files, self._decode, needed)
         mask = self._encode_mask(mask, mask_path)
         augmentation.apply(
             image, parameters, self._image_size, mask, IGNORED, out=out, mask_out=mask_out
         )
 
-    def _encode_mask(self, mask: NDArray[np.uint8], path: str) -> NDArray[np.uint8]:
+    def _encode_mask(self, mask: NDArray[np.uint8], path: Place) -> NDArray[np.uint8]:
         if self._encode is None:
             return mask
         try:

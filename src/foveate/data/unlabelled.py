@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
 
 from foveate.config.settings import ColumnConfig, DataConfig
 from foveate.data.checks import checked
-from foveate.data.manifest import Manifest
+from foveate.data.manifest import Manifest, read_manifest
 from foveate.data.metadata import MetadataSchema
+from foveate.data.packed import is_packed
 from foveate.data.tables import TABLE_SUFFIXES, existing_path, read_table
 from foveate.data.tree import IMAGE_SUFFIXES
 from foveate.errors import ManifestError, listed
+
+_TARGETS = ("label", "mask", "weight")
 
 
 def read_unlabelled(
@@ -22,7 +26,7 @@ def read_unlabelled(
     """Make a manifest of images whose targets are not known.
 
     Args:
-        files: Images and folders of images, or one table.
+        files: Images and folders of images, or one table, or one packed dataset.
         config: Names of the columns of a table; its targets are not read.
         schema: Metadata columns that must be there, and their kinds; only a table can hold them.
 
@@ -32,6 +36,10 @@ def read_unlabelled(
     Raises:
         ManifestError: There is no image, or metadata is missing.
     """
+    if len(files) == 1 and is_packed(existing_path(files[0])):
+        packed = read_manifest(files[0], DataConfig(metadata=schema.names if schema else ()))
+        targets = [name for name in packed.table.columns if name in _TARGETS]
+        return replace(packed, table=packed.table.drop(targets))
     tables = [file for file in files if file.suffix.lower() in TABLE_SUFFIXES]
     if tables and len(files) > 1:
         raise ManifestError("Predict on one table, or on images and folders, but got both.")

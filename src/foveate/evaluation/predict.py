@@ -165,7 +165,7 @@ def predict(
     mask_names = _mask_names(manifest)
     for judged in predictor.stream(loader):
         columns = predictor.task.decode(judged.logits)
-        places = manifest.image_paths(judged.rows)
+        places = manifest.image_places(judged.rows)
         if predictor.task.per_pixel:
             pictures = columns.pop("mask")
             if masks is not None:
@@ -181,7 +181,7 @@ def _mask_names(manifest: Manifest) -> list[str]:
     seen: Counter[str] = Counter()
     names = []
     for row in range(manifest.num_samples):
-        stem = Path(str(manifest.image_path(row))).stem
+        stem = Path(manifest.image_path(row)).stem
         seen[stem] += 1
         names.append(f"{stem}.png" if seen[stem] == 1 else f"{stem}_{seen[stem]}.png")
     return names

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,11 +16,11 @@ from foveate.data.loader import BatchLoader
 from foveate.data.manifest import Manifest, read_manifest
 from foveate.data.masks import scan_masks
 from foveate.data.metadata import MetadataSchema, fit_schema
-from foveate.data.samples import label_ids
 from foveate.data.remote import protocols, require_protocol
+from foveate.data.samples import label_ids
 from foveate.data.splits import assign_splits
 from foveate.data.storage import Storage
-from foveate.errors import ConfigError, ManifestError, SampleError
+from foveate.errors import ConfigError, SampleError
 from foveate.models.backbones import get_backbone
 from foveate.models.build import ModelInputs
 from foveate.models.fusion import MetadataInputs
@@ -215,9 +214,9 @@ def _some_sizes(train: Manifest, config: RunConfig) -> list[tuple[int, int]]:
     sizes = []
     problems: list[SampleError] = []
     with Storage(config.loader.cache) as storage:
-        for row in rows.tolist():
+        for place in train.image_places(rows):
             try:
-                sizes.append(probe(storage.fetch(train.image_path(row)), config.data.decode))
+                sizes.append(probe(storage.fetch(place), config.data.decode))
             except SampleError as error:
                 problems.append(error)
     if problems and (not sizes or config.data.unreadable == "fail"):

@@ -1,0 +1,100 @@
+"""A bounded folder of bytes that took long to get; the least recently used go first."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+import psutil
+
+_PREFIX = "foveate-cache-"
+_LOCKS = 64
+
+
+class ByteCache:
+    """Keeps bytes by key in a folder of its own, which goes with the process.
+
+    Threads may share one. The folder lies where the system keeps temporary files (``TMPDIR``).
+
+    Args:
+        max_bytes: What the files together never exceed; larger ones are not kept.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._sizes: OrderedDict[str, int] = OrderedDict()  # the oldest first
+        self._lock = threading.Lock()
+        self._making = [threading.Lock() for _ in range(_LOCKS)]
+        _remove_orphans()
+        self.folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
+        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+
+    def get(
+        self,
+        key: str,
+        make: Callable[[], bytes],
+        start: int = 0,
+        stop: int | None = None,
+    ) -> bytes:
+        """Give what is kept under a key, made now if need be, by one thread alone.
+
+        Args:
+            key: Any text.
+            make: Makes what belongs to it; called without any other lock than that of the key.
+            start: First byte wanted.
+            stop: Byte after the last one wanted; the end when not given.
+        """
+        name = hashlib.sha256(key.encode()).hexdigest()
+        with self._making[hash(key) % _LOCKS]:
+            file = self._open(name)
+            if file is None:
+                data = make()
+                self._keep(name, data)
+                return data[start:stop]
+        with file:
+            file.seek(start)
+            return file.read(-1 if stop is None else max(stop - start, 0))
+
+    def _open(self, name: str) -> BinaryIO | None:
+        with self._lock:
+            if name not in self._sizes:
+                return None
+            try:
+                file = (self.folder / name).open("rb")
+            except OSError:  # somebody cleaned up
+                del self._sizes[name]
+                return None
+            self._sizes.move_to_end(name)
+            return file
+
+    def _keep(self, name: str, data: bytes) -> None:
+        if len(data) > self._max_bytes:
+            return
+        with self._lock:  # also while writing: what is counted is there, and what is there counted
+            total = sum(self._sizes.values())
+            while total + len(data) > self._max_bytes:
+                oldest, size = self._sizes.popitem(last=False)
+                (self.folder / oldest).unlink(missing_ok=True)
+                total -= size
+            try:
+                (self.folder / name).write_bytes(data)
+            except OSError:  # a full disk costs time, no more
+                (self.folder / name).unlink(missing_ok=True)
+            else:
+                self._sizes[name] = len(data)
+
+
+def _remove_orphans() -> None:
+    """Remove what processes left that were killed before they could do so themselves."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
+        owner = folder.name.removeprefix(_PREFIX).partition("-")[0]
+        if owner.isdigit() and not psutil.pid_exists(int(owner)):
+            shutil.rmtree(folder, ignore_errors=True)
