@@ -104,7 +104,8 @@ def as_text(series: pl.Series) -> pl.Series:
         text = pl.when(whole).then(value.cast(pl.Int64, strict=False).cast(pl.String))
         return series.to_frame().select(text.otherwise(value.cast(pl.String))).to_series()
     text_series = series.cast(pl.String)
-    return text_series.set(text_series == "", None)
+    is_empty = text_series == ""
+    return text_series.set(is_empty, None) if is_empty.any() else text_series
 
 
 def as_metadata(series: pl.Series) -> pl.Series:

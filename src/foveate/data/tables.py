@@ -213,6 +213,9 @@ def _below(paths: pl.Series, root: Path) -> pl.Series:
     """Make paths relative to the root where they lie under it."""
     if os.sep == "\\":
         paths = paths.str.replace_all("\\", "/", literal=True)
-    for folder in dict.fromkeys((root.absolute(), root.resolve())):
-        paths = paths.str.strip_prefix(f"{folder.as_posix().rstrip('/')}/")
-    return paths.str.strip_prefix("./")
+    folders = dict.fromkeys((root.absolute(), root.resolve()))
+    for prefix in (*(f"{folder.as_posix().rstrip('/')}/" for folder in folders), "./"):
+        # A million paths are copied only where there is something to take away.
+        if paths.str.starts_with(prefix).any():
+            paths = paths.str.strip_prefix(prefix)
+    return paths
