@@ -344,6 +344,22 @@ def test_all_evaluated_splits_are_shown_the_test_split_first(tmp_path: Path) -> 
     assert "The model has learned from these very samples" in page.text
 
 
+def test_files_left_out_are_listed_with_their_reasons(tmp_path: Path) -> None:
+    run = cats_and_dogs(tmp_path / "run")
+    assert "could not be read" not in Page(write_report(run)).text
+    run.add_unreadable("train", {"/a/<b>.png": "/a/<b>.png must be an image, but got <html>"})
+    run.add_unreadable("test", {f"/{row:03d}.png": "mask /m.png is empty" for row in range(120)})
+    outcome = run.load_json(run.evaluation_path("test"))
+    run.save_json(run.evaluation_path("test"), {**outcome, "num_unreadable": 120})
+    text = Page(write_report(run)).text
+    assert "Files that could not be read 121 files were left out" in text
+    assert "the first 100 are shown, all are in unreadable.json" in text
+    assert "train /a/<b>.png must be an image, but got <html>" in text
+    assert "test /098.png mask /m.png is empty" in text
+    assert "/099.png" not in text
+    assert "120 samples could not be read and do not count." in text
+
+
 def test_groups_and_metadata_are_told(tmp_path: Path) -> None:
     run = begin(
         tmp_path / "run",

@@ -122,7 +122,7 @@ def _data(run: Run) -> dict[str, Any]:
 def _unreadable(run: Run) -> dict[str, Any]:
     """Say which files were left out."""
     files = [
-        {"split": split, "path": path, "reason": reason}
+        {"split": split, "path": path, "reason": reason.removeprefix(path)}
         for split, reasons in run.unreadable().items()
         for path, reason in reasons.items()
     ]
