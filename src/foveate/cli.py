@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import cyclopts
 from cyclopts import Parameter
 from rich.console import Console
+from rich.progress import Progress
 
 from foveate import __version__
 from foveate.errors import ConfigError, FoveateError
@@ -193,6 +194,64 @@ def quickstart(
     config = load_config(None, {**SETTINGS.get(task, {}), **settings})
     data = write_dataset(task, out / task)
     return _train(str(data), config, next_folder(out, f"{task}-run"))
+
+
+@app.command(
+    help_epilogue=_SETTINGS_HELP, usage="Usage: foveate pack DATA OUT [OPTIONS] [SETTINGS]"
+)
+def pack(
+    *tokens: Tokens,
+    side: int | None = None,
+    quality: int = 90,
+    shard_size: str = "256MiB",
+    verify: bool = False,
+    config: Path | None = None,
+) -> None:
+    """Pack DATA into tar shards with an index in the folder OUT, which train takes as DATA.
+
+    The same command goes on with a pack that was interrupted.
+
+    Parameters
+    ----------
+    side
+        Store larger images as JPEG of this short side in pixels; as they are when not given.
+    quality
+        JPEG quality of these, 1 to 100.
+    shard_size
+        Size at which a shard ends.
+    verify
+        Compare a finished pack with its checksums instead: `foveate pack OUT --verify`.
+    config
+        A TOML file of settings; flags win over it.
+    """
+    from foveate.config.files import load_config
+    from foveate.data import shards
+    from foveate.data.repack import PackOptions, num_bytes
+
+    words, settings = split_tokens(tokens)
+    if verify:
+        folder = _one(words, "pack --verify", "OUT: the folder of a finished pack")
+        files = shards.verify(folder)
+        console.print(f"{files:,} files are as they were packed.", highlight=False)
+        return
+    if len(words) != 2:
+        raise ConfigError(f"pack needs DATA and OUT, but got {shlex.join(words) or 'nothing'}.")
+    settled = load_config(config, settings)
+    options = PackOptions(side, quality, num_bytes(shard_size))
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("packing")
+        packed = shards.pack(
+            *words,
+            settled.data,
+            options,
+            settled.loader.threads,
+            report=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    console.print(
+        f"{packed.num_samples:,} samples packed. Use them: foveate train {shlex.quote(words[1])}",
+        highlight=False,
+        markup=False,
+    )
 
 
 @app.command

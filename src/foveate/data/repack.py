@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
+from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from foveate.config.settings import DataConfig, DecodeConfig
 from foveate.data.decode import decode_image, decode_pair
@@ -53,6 +54,21 @@ class PackOptions:
         if self.side is not None:
             said |= {"quality": self.quality, "decode": config.decode.model_dump(mode="json")}
         return json.dumps(said, indent=2) + "\n"
+
+
+def num_bytes(text: str) -> int:
+    """Read a size such as ``256MiB``.
+
+    Args:
+        text: A number of bytes, with a unit or without.
+
+    Raises:
+        ConfigError: It is no size.
+    """
+    try:
+        return TypeAdapter(ByteSize).validate_python(text)
+    except ValidationError:
+        raise ConfigError(f'a size must be like "256MiB", but got {text!r}.') from None
 
 
 @dataclass(frozen=True)

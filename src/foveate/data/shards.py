@@ -7,6 +7,7 @@ the same way: who reads some shards alone still meets all classes. The index kee
 
 from __future__ import annotations
 
+import json
 import os
 import tarfile
 import zlib
@@ -74,32 +75,45 @@ def pack(
         SampleError: A file cannot be read; all shards before it are kept.
     """
     config, options = config or DataConfig(), options or PackOptions()
-    threads = threads or os.cpu_count() or 1
     manifest = data if isinstance(data, Manifest) else read_manifest(data, config)
     folder = Path(out)
     _start(folder, options.plan(manifest, config))
     if not (folder / INDEX_NAME).exists():
-        order = random_generator(0, 0, 0, stream=3).permutation(manifest.num_samples)
-        index = _Index(manifest)
-        done, shard = _finished(folder, order, index)
-        with Storage() as storage, ThreadPoolExecutor(threads) as pool:
-            samples = _ahead(
-                pool,
-                lambda row: sample_files(manifest, row, storage, config.decode, options),
-                order[done:],
-                ahead=_AHEAD * threads,
-            )
-            while done < manifest.num_samples:
-                found = _write_shard(folder / _name(shard), samples, options.shard_bytes)
-                done += index.note(shard, found)
-                shard += 1
-                if report is not None:
-                    report(done, manifest.num_samples)
+        index = _write_shards(manifest, folder, config, options, threads, report)
         roles = [role for role in ROLES if role in manifest.table.columns]
         names = {role: getattr(config, role) or role for role in roles}
         with _beside(folder / INDEX_NAME) as file:
             file.write(write_index(index.table(), manifest.class_names, names))
     return read_manifest(folder)
+
+
+def _write_shards(
+    manifest: Manifest,
+    folder: Path,
+    config: DataConfig,
+    options: PackOptions,
+    threads: int | None,
+    report: Callable[[int, int], None] | None,
+) -> _Index:
+    """Write the shards that are not there yet, and say what lies where in all."""
+    threads = threads or os.cpu_count() or 1
+    order = random_generator(0, 0, 0, stream=3).permutation(manifest.num_samples)
+    index = _Index(manifest)
+    done, shard = _finished(folder, order, index)
+    with Storage() as storage, ThreadPoolExecutor(threads) as pool:
+        samples = _ahead(
+            pool,
+            lambda row: sample_files(manifest, row, storage, config.decode, options),
+            order[done:],
+            ahead=_AHEAD * threads,
+        )
+        while done < manifest.num_samples:
+            found = _write_shard(folder / _name(shard), samples, options.shard_bytes)
+            done += index.note(shard, found)
+            shard += 1
+            if report is not None:
+                report(done, manifest.num_samples)
+    return index
 
 
 def verify(folder: str | Path, threads: int | None = None) -> int:
@@ -156,10 +170,16 @@ def _start(folder: Path, plan: str) -> None:
     """Make the folder of a new pack, or check that it is one of the same pack."""
     path = folder / _PLAN_NAME
     if path.exists():
-        if path.read_text() != plan:
+        there, wanted = json.loads(path.read_text()), json.loads(plan)
+        if there != wanted:
+            differing = [
+                f"{key} {there.get(key)!r} instead of {wanted.get(key)!r}"
+                for key in {**there, **wanted}
+                if there.get(key) != wanted.get(key)
+            ]
             raise ConfigError(
-                f"{str(folder)!r} holds a pack of other data or settings:\n{path.read_text()}"
-                f"but got\n{plan}Choose another folder, or delete it."
+                f"{str(folder)!r} must be a pack of the same data and settings, but has "
+                f"{listed(differing)}. Choose another folder, or delete it."
             )
         return
     if folder.exists() and any(folder.iterdir()):
