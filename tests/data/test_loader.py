@@ -85,13 +85,13 @@ def test_without_augmentation_images_are_the_files(digits: Manifest) -> None:
 def test_lengths(digits: Manifest) -> None:
     assert len(BatchLoader(digits, (8, 8), 32)) == 5
     assert [len(batch[1]) for batch in BatchLoader(digits, (8, 8), 64)] == [64, 64, 22]
-    assert len(BatchLoader(digits, (8, 8), 32, drop_remainder=True)) == 4
-    assert len(BatchLoader(digits, (8, 8), 32, drop_remainder=True, cycle=3)) == 3
+    assert len(BatchLoader(digits, (8, 8), 32, remainder="drop")) == 4
+    assert len(BatchLoader(digits, (8, 8), 32, remainder="drop", cycle=3)) == 3
 
 
 def test_few_rows_make_smaller_batches_not_empty_epochs(digits: Manifest) -> None:
     few = digits.take(range(5))
-    loader = BatchLoader(few, (8, 8), 32, drop_remainder=True, cycle=2)
+    loader = BatchLoader(few, (8, 8), 32, remainder="drop", cycle=2)
     assert (len(loader), loader.batch_size) == (2, 2)
     assert [len(batch[1]) for batch in loader] == [2, 2]
 

@@ -123,6 +123,13 @@ class LoaderConfig(Section):
     """Threads that read, decode and augment; one per processor when not set."""
     queue: ByteSize = ByteSize(256 * 1024**2)
     """Most memory that batches waiting for the model may take, such as "256MiB"."""
+    processes: Annotated[int, Field(ge=0)] = 0
+    """Processes that share the threads' work; 0 for none, which is best on few cores."""
+    sampling: Literal["uniform", "balanced", "weighted"] = "uniform"
+    """Which training rows an epoch draws: each once; each class equally often; or each row in
+    proportion to its weight (data.weight)."""
+    repeat: PositiveInt = 1
+    """How often an epoch goes over the training rows."""
     cache: ByteSize = ByteSize(4 * 1024**3)
     """Most space on the temporary disk for what is read from s3://, gs:// or http(s)://."""
 

@@ -1,17 +1,14 @@
-"""BatchLoader: (seed, epoch, position) -> batch.
+"""BatchLoader: (seed, epoch, position) -> batch, for Keras and for loops of one's own.
 
 A position counts batches over all epochs; it alone says which rows a batch holds and how they
-are augmented. Grain's threads compute the positions ahead into a bounded queue, whose one
-iterator is ours; Keras gets a door that hands out what is next and never permutes it.
+are augmented. Threads compute the positions ahead into a bounded queue, whose one iterator is
+ours; Keras gets a door that hands out what is next and never permutes it.
 """
 
 from __future__ import annotations
 
 import os
-import threading
-import time
 from collections.abc import Callable, Iterator
-from functools import lru_cache
 from typing import Any
 
 import keras
@@ -22,18 +19,15 @@ from numpy.typing import NDArray
 
 from foveate.config.augmentation import AugmentConfig
 from foveate.config.settings import DecodeConfig, LoaderConfig
-from foveate.data import augment as augmentation
+from foveate.data.ahead import ReadAhead
+from foveate.data.batches import Batch, Batches, Drawing
 from foveate.data.manifest import Manifest
 from foveate.data.metadata import MetadataSchema
-from foveate.data.order import shuffled
-from foveate.data.samples import SampleReader, random_generator
 from foveate.data.storage import Storage
 from foveate.data.unreadable import Unreadable
-from foveate.errors import ConfigError, ManifestError
+from foveate.errors import ConfigError
 
-Batch = tuple[Any, ...]
-
-_ENDLESS = 2**62
+__all__ = ["Batch", "BatchLoader"]
 
 
 class BatchLoader(keras.utils.PyDataset, DataAdapter):
@@ -71,11 +65,20 @@ class BatchLoader(keras.utils.PyDataset, DataAdapter):
         num_classes: Number of classes, for mixed labels; default: those of the manifest.
         metadata: The columns to feed beside the image.
         decode: From file to pixels.
-        drop_remainder: Whether to leave out the last short batch of an epoch.
+        sampling: Which rows an epoch draws: ``uniform`` takes each once; ``balanced`` each class
+            equally often, ``weighted`` each row in proportion to its weight, which then does not
+            enter the batch. The last two need `shuffle`.
+        repeat: How often an epoch goes over the rows.
+        remainder: What becomes of the last short batch of an epoch: ``keep`` it short, ``pad`` it
+            with samples of weight 0 (targets then always come with weights; the metrics need
+            ``weighted_metrics``), or ``drop`` it.
         cycle: Number of batches of which an epoch holds a whole multiple (gradient
-            accumulation); needs `drop_remainder`.
+            accumulation); needs ``drop``.
         seed: With epoch and position the only source of randomness.
         threads: Threads that read, decode and augment; one per processor when None.
+        processes: Processes that do it instead, with the threads shared among them; 0 for none.
+            Worth trying where many cores wait for Python; a script then needs the usual
+            ``if __name__ == "__main__":``.
         queue_bytes: Most memory of the batches that wait or are being made.
         cache_bytes: Most disk space for what is read from far away.
         unreadable: ``fail`` stops at a sample that cannot be read, ``skip`` goes on without it.
@@ -84,12 +87,10 @@ class BatchLoader(keras.utils.PyDataset, DataAdapter):
     Attributes:
         epoch: Number of the epoch that the next iteration gives; may be set.
         first_batch: Batch of that epoch that it begins with, see `resume_at`.
-        wait_seconds: Time spent waiting for batches so far.
-        failure: What stopped the reading, if anything: TensorFlow wraps it beyond recognition.
 
     Raises:
         ManifestError: There are no rows.
-        ConfigError: A cycle without dropping the remainder, or mixing of weighted samples.
+        ConfigError: The options exclude each other.
     """
 
     def __init__(
@@ -104,72 +105,61 @@ class BatchLoader(keras.utils.PyDataset, DataAdapter):
         num_classes: int | None = None,
         metadata: MetadataSchema | None = None,
         decode: DecodeConfig | None = None,
-        drop_remainder: bool = False,
+        sampling: str = "uniform",
+        repeat: int = 1,
+        remainder: str = "keep",
         cycle: int = 1,
         seed: int = 0,
         threads: int | None = None,
-        queue_bytes: int = 256 * 1024**2,
+        processes: int = 0,
+        queue_bytes: int = LoaderConfig().queue,
         cache_bytes: int = LoaderConfig().cache,
         unreadable: str = "fail",
         max_unreadable: float = 0.01,
     ) -> None:
         super().__init__()
-        if manifest.num_samples == 0:
-            raise ManifestError(f"A loader needs rows, but {manifest.source} has none.")
-        mixes = augment is not None and bool(augment.mix.mixup or augment.mix.cutmix)
-        if mixes and "weight" in manifest.table.columns:
+        if processes and unreadable == "skip":
             raise ConfigError(
-                "augment.mix blends samples, so they must weigh alike, but got sample weights. "
-                "Set mixup and cutmix to 0, or leave data.weight out."
+                'Skipped files are counted in one process, but got unreadable="skip" with '
+                f"{processes=}. Set loader.processes to 0, or data.unreadable to fail."
             )
-        if cycle > 1 and not drop_remainder:
-            raise ConfigError(f"A cycle needs drop_remainder=True, but got {cycle=} without it.")
         self.manifest = manifest
-        self._batch_size = batch_size
         self.epoch = self.first_batch = 0
-        self.wait_seconds = 0.0
-        self.failure: Exception | None = None
         self._unreadable = Unreadable(
             unreadable, max_unreadable, manifest.num_samples, manifest.source
         )
         self._storage = Storage(cache_bytes, sweeps=shuffle)
-        self._samples = SampleReader(
+        self._batches = Batches(
             manifest,
             image_size,
+            Drawing(batch_size, shuffle, sampling, repeat, remainder, cycle, seed),
             augment,
             encode,
+            num_classes,
             metadata,
             decode,
-            seed,
-            self._unreadable,
             self._storage,
+            self._unreadable,
         )
-        self._mix = augment.mix if augment is not None and mixes else None
-        self._num_classes = num_classes or len(manifest.class_names)
-        self._shuffle, self._seed = shuffle, seed
-        self._num_batches = self._count_batches(drop_remainder, cycle)
-        self._threads = threads or os.cpu_count() or 1
+        threads = threads or os.cpu_count() or 1
         batch_bytes = self.batch_size * image_size[0] * image_size[1] * 4
-        self._buffer = min(max(queue_bytes // batch_bytes, 1), max(4 * self._threads, 16))
-        self._order = lru_cache(maxsize=2)(self._new_order)
-        self._lock = threading.Lock()
-        self._iterator: Any = None
-        self._iterator_position = -1
+        most = min(max(queue_bytes // batch_bytes, 1), max(4 * threads, 16))
+        self._ahead = ReadAhead(self._batches, threads, processes, most)
 
     def __len__(self) -> int:
-        return self._num_batches
+        return self._batches.num_batches
 
     def __getitem__(self, index: int) -> Batch:
         """Compute one batch of the current epoch, on the calling thread."""
-        if not -self._num_batches <= index < self._num_batches:
-            raise IndexError(f"An epoch has {self._num_batches} batches, but got index {index}.")
-        return self.batch_at(self.epoch * self._num_batches + index % self._num_batches)
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"An epoch has {len(self)} batches, but got index {index}.")
+        return self.batch_at(self.epoch * len(self) + index % len(self))
 
     def __iter__(self) -> Iterator[Batch]:
         epoch, first = self.epoch, self.first_batch
-        for index in range(first, self._num_batches):
-            batch = self._next(epoch * self._num_batches + index)
-            if index == self._num_batches - 1:
+        for index in range(first, len(self)):
+            batch = self._ahead.take(epoch * len(self) + index)
+            if index == len(self) - 1:
                 self.epoch, self.first_batch = epoch + 1, 0
             yield batch
 
@@ -179,7 +169,7 @@ class BatchLoader(keras.utils.PyDataset, DataAdapter):
         Args:
             position: Batches since the beginning of epoch 0.
         """
-        self.epoch, self.first_batch = divmod(position, self._num_batches)
+        self.epoch, self.first_batch = divmod(position, len(self))
 
     def batch_at(self, position: int) -> Batch:
         """Compute the batch at a position: a pure function of it and the loader's arguments.
@@ -193,25 +183,26 @@ class BatchLoader(keras.utils.PyDataset, DataAdapter):
         Raises:
             SampleError: A file cannot be read and may not be skipped; the message names it.
         """
-        epoch, index = divmod(position, self._num_batches)
-        rows = self.rows_at(position)
-        inputs, targets, weights = self._samples.read(rows, epoch)
-        if targets is None:
-            return (inputs,)
-        if self._mix is not None and targets.ndim == 1:
-            targets = np.eye(self._num_classes, dtype=np.float32)[targets]
-            # Weights are those of `unreadable` alone here: nothing may be blended with a gap.
-            if weights is None or weights.all():
-                rng = random_generator(self._seed, epoch, index, stream=1)
-                inputs["images"], targets = augmentation.mix_batch(
-                    inputs["images"], targets, self._mix, rng
-                )
-        return (inputs, targets) if weights is None else (inputs, targets, weights)
+        return self._batches.at(position)
 
     def rows_at(self, position: int) -> NDArray[np.uint32]:
-        """Say which rows of the manifest the batch at a position holds, (B,) uint32."""
-        epoch, index = divmod(position, self._num_batches)
-        return self._order(epoch)[index * self.batch_size : (index + 1) * self.batch_size]
+        """Say which rows of the manifest the batch at a position holds, uint32 (B,) or fewer."""
+        return self._batches.rows_at(position)
+
+    @property
+    def batch_size(self) -> int:
+        """Samples in a full batch: as asked for, or fewer where the rows make no whole cycle."""
+        return self._batches.batch_size
+
+    @property
+    def wait_seconds(self) -> float:
+        """Time spent waiting for batches so far."""
+        return self._ahead.wait_seconds
+
+    @property
+    def failure(self) -> Exception | None:
+        """What stopped the reading, if anything: TensorFlow wraps it beyond recognition."""
+        return self._ahead.failure
 
     @property
     def unreadable(self) -> dict[str, str]:
@@ -224,54 +215,8 @@ class BatchLoader(keras.utils.PyDataset, DataAdapter):
 
     def close(self) -> None:
         """Stop reading ahead and free the queue; iterating again starts it anew."""
-        with self._lock:
-            if self._iterator is not None:
-                self._iterator.close()
-            self._iterator, self._iterator_position = None, -1
+        self._ahead.close()
         self._storage.close()
-
-    def _count_batches(self, drop_remainder: bool, cycle: int) -> int:
-        rows = self.manifest.num_samples
-        if not drop_remainder:
-            return -(-rows // self.batch_size)
-        cycle = min(cycle, rows)
-        self._batch_size = min(self._batch_size, rows // cycle)
-        return rows // (self._batch_size * cycle) * cycle
-
-    def _new_order(self, epoch: int) -> NDArray[np.uint32]:
-        if not self._shuffle:
-            return np.arange(self.manifest.num_samples, dtype=np.uint32)
-        return shuffled(self.manifest, random_generator(self._seed, epoch, 0, stream=2))
-
-    def _next(self, position: int) -> Batch:
-        """Take the batch at a position from the queue, moving the queue there if need be."""
-        started = time.perf_counter()
-        with self._lock:
-            if self._iterator is None or self._iterator_position != position:
-                self._iterator = self._read_ahead(position)
-            try:
-                batch: Batch = next(self._iterator)
-            except BaseException as error:
-                self._iterator = None
-                self.failure = error if isinstance(error, Exception) else None
-                raise
-            self._iterator_position = position + 1
-        self.wait_seconds += time.perf_counter() - started
-        return batch
-
-    def _read_ahead(self, position: int) -> Any:
-        import grain
-
-        if self._iterator is not None:
-            self._iterator.close()
-        dataset = grain.MapDataset.source(_Positions(self, position))
-        options = grain.ReadOptions(num_threads=self._threads, prefetch_buffer_size=self._buffer)
-        return iter(dataset.to_iter_dataset(options))
-
-    @property
-    def batch_size(self) -> int:
-        """Samples in a full batch: as asked for, or fewer where the rows make no whole cycle."""
-        return self._batch_size
 
     # What Keras asks of a data adapter: https://keras.io/api/ has no page for it, so the calls
     # are those of `keras.src.trainers.data_adapters` in the pinned range of versions. An
@@ -280,7 +225,7 @@ class BatchLoader(keras.utils.PyDataset, DataAdapter):
     @property
     def num_batches(self) -> int:
         """Number of batches that the next iteration gives."""
-        return self._num_batches - self.first_batch
+        return len(self) - self.first_batch
 
     def get_numpy_iterator(self) -> Iterator[Batch]:
         """Give one epoch of NumPy batches."""
@@ -295,7 +240,8 @@ class BatchLoader(keras.utils.PyDataset, DataAdapter):
         import tensorflow as tf
 
         signature = keras.tree.map_structure(
-            lambda array: tf.TensorSpec((None, *array.shape[1:]), array.dtype), self._example()
+            lambda array: tf.TensorSpec((None, *array.shape[1:]), array.dtype),
+            self._batches.empty(),
         )
         return tf.data.Dataset.from_generator(lambda: iter(self), output_signature=signature)
 
@@ -311,28 +257,4 @@ class BatchLoader(keras.utils.PyDataset, DataAdapter):
     @property
     def partial_batch_size(self) -> int | None:
         """Samples in the last batch if it is short."""
-        rest = self.manifest.num_samples % self.batch_size
-        full = self._num_batches * self.batch_size <= self.manifest.num_samples
-        return None if full or rest == 0 else rest
-
-    def _example(self) -> Batch:
-        """An empty batch, for its structure, shapes and types."""
-        inputs, targets, weights = self._samples.empty(0)
-        if targets is None:
-            return (inputs,)
-        if self._mix is not None and targets.ndim == 1:
-            targets = np.empty((0, self._num_classes), np.float32)
-        return (inputs, targets) if weights is None else (inputs, targets, weights)
-
-
-class _Positions:
-    """Grain's view of a loader: a source whose item is a whole batch, without an end."""
-
-    def __init__(self, loader: BatchLoader, start: int) -> None:
-        self._loader, self._start = loader, start
-
-    def __len__(self) -> int:
-        return _ENDLESS
-
-    def __getitem__(self, index: int) -> Batch:
-        return self._loader.batch_at(self._start + index)
+        return self._batches.last_size if self._batches.last_size < self.batch_size else None

@@ -1,4 +1,4 @@
-"""The order of an epoch."""
+"""The rows of an epoch, and their order."""
 
 from __future__ import annotations
 
@@ -6,24 +6,113 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foveate.data.manifest import Manifest
+from foveate.errors import ConfigError, nearest
+
+SAMPLINGS = ("uniform", "balanced", "weighted")
 
 _WINDOW_SHARDS = 4
 
 
-def shuffled(manifest: Manifest, rng: np.random.Generator) -> NDArray[np.uint32]:
-    """Shuffle the rows: all of them, or in windows where they lie in remote shards.
+def check_sampling(manifest: Manifest, sampling: str, shuffle: bool) -> None:
+    """Check that rows can be drawn in a way.
+
+    Args:
+        manifest: The rows.
+        sampling: One of `SAMPLINGS`.
+        shuffle: Whether epochs are shuffled.
+
+    Raises:
+        ConfigError: There is no such way, or the rows lack what it goes by.
+    """
+    if sampling not in SAMPLINGS:
+        raise ConfigError(
+            f"sampling must be one of {', '.join(SAMPLINGS)}, but got {sampling!r}."
+            f"{nearest(sampling, SAMPLINGS)}"
+        )
+    if sampling == "uniform":
+        return
+    if not shuffle:
+        raise ConfigError(f"sampling {sampling!r} draws rows, so it needs shuffle=True.")
+    column = "label" if sampling == "balanced" else "weight"
+    if column not in manifest.table.columns or (manifest.has_masks and column == "label"):
+        raise ConfigError(
+            f"sampling {sampling!r} needs {column}s, but {manifest.source} has none. "
+            "Name their column, or set loader.sampling to uniform."
+        )
+    if not _shares(manifest, sampling).sum() > 0:
+        raise ConfigError(f"{manifest.source}: some weight must be above 0, but all are 0.")
+
+
+def epoch_rows(
+    manifest: Manifest, rng: np.random.Generator, shuffle: bool, sampling: str, repeat: int
+) -> NDArray[np.uint32]:
+    """Choose the rows of an epoch and their order.
 
     Args:
         manifest: The rows.
         rng: The only source of randomness.
+        shuffle: Whether the order is random; as in the manifest if not.
+        sampling: One of `SAMPLINGS`, see `foveate.data.loader.BatchLoader`.
+        repeat: How many passes over the rows follow one another.
 
     Returns:
-        Row numbers, (rows,).
+        Row numbers, (rows * repeat,).
     """
+    passes = []
+    for _ in range(repeat):
+        rows = np.arange(manifest.num_samples, dtype=np.uint32)
+        if sampling != "uniform":
+            classes = _classes(manifest) if sampling == "balanced" else None
+            rows = drawn(_shares(manifest, sampling), rng, classes)
+        passes.append(_shuffled(manifest, rows, rng) if shuffle else rows)
+    return np.concatenate(passes)
+
+
+def drawn(
+    shares: NDArray[np.float64],
+    rng: np.random.Generator,
+    classes: NDArray[np.integer] | None = None,
+) -> NDArray[np.uint32]:
+    """Draw as many rows as there are, each in proportion to its share.
+
+    Systematic sampling (Madow, 1949) in a random order of the rows: a row comes as often as is
+    expected, rounded up or down, and so does each class.
+
+    Args:
+        shares: Of each row, (rows,), zero or positive, some positive; they need not sum to 1.
+        rng: The only source of randomness.
+        classes: Class id of each row, (rows,), if they count.
+
+    Returns:
+        Row numbers, (rows,); some several times, some never.
+    """
+    rows = rng.permutation(len(shares)).astype(np.uint32)
+    if classes is not None:
+        rows = rows[classes[rows].argsort(kind="stable")]
+    ends = shares[rows].cumsum()
+    marks = (np.arange(len(shares)) + rng.random()) * (ends[-1] / len(shares))
+    last = np.flatnonzero(shares[rows])[-1]  # where rounding would step beyond the end
+    return rows[np.minimum(ends.searchsorted(marks, side="right"), last)]
+
+
+def _shares(manifest: Manifest, sampling: str) -> NDArray[np.float64]:
+    if sampling == "weighted":
+        return manifest.table["weight"].to_numpy().astype(np.float64)
+    codes = _classes(manifest)
+    return 1 / np.bincount(codes)[codes]
+
+
+def _classes(manifest: Manifest) -> NDArray[np.integer]:
+    return manifest.table["label"].to_physical().to_numpy()
+
+
+def _shuffled(
+    manifest: Manifest, rows: NDArray[np.uint32], rng: np.random.Generator
+) -> NDArray[np.uint32]:
+    """Shuffle rows: all of them, or in windows where they lie in remote shards."""
     shards = manifest.remote_shards()
     if shards is not None:
-        return shuffled_in_windows(shards, rng)
-    rows = np.arange(manifest.num_samples, dtype=np.uint32)
+        return rows[shuffled_in_windows(shards[rows], rng)]
     rng.shuffle(rows)
     return rows
 

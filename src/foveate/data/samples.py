@@ -39,7 +39,7 @@ class SampleReader:
         encode: As for `foveate.data.loader.BatchLoader`.
         metadata: The columns to read beside the image.
         decode: From file to pixels.
-        seed: With epoch and row the only source of randomness.
+        seed: With epoch and place the only source of randomness.
         unreadable: What becomes of samples that cannot be read.
         storage: Gets what is no plain file of this machine.
     """
@@ -60,7 +60,8 @@ class SampleReader:
         self._ranges = augmentation.resolve(augment or _NO_CHANGE)
         self._decode = decode or DecodeConfig()
         self._seed, self._unreadable = seed, unreadable
-        self._encode, self._storage = encode, storage
+        self._storage = storage
+        self._encode = encode if manifest.has_masks else None  # labels are encoded here and now
         has_labels = "label" in manifest.table.columns and not manifest.has_masks
         self._labels = label_ids(manifest, encode) if has_labels else None
         self._metadata = metadata.arrays(manifest) if metadata is not None else None
@@ -90,12 +91,13 @@ class SampleReader:
             return inputs, np.empty((size, height, width), np.uint8), weights
         return inputs, None if self._labels is None else np.empty(size, np.int32), weights
 
-    def read(self, rows: NDArray[np.uint32], epoch: int) -> Arrays:
+    def read(self, rows: NDArray[np.uint32], epoch: int, first: int) -> Arrays:
         """Read rows into new arrays.
 
         Args:
             rows: Row numbers, (B,).
-            epoch: Decides the augmentation together with each row's number.
+            epoch: Decides the augmentation together with each row's place in the epoch.
+            first: That place, of the first row.
 
         Returns:
             The arrays. A sample that may be skipped is black and has weight 0; each pixel of its
@@ -111,7 +113,7 @@ class SampleReader:
             weights = self._weights[rows]
         images = self._manifest.image_places(rows)
         masks = self._manifest.mask_places(rows) if self._manifest.has_masks else None
-        for place, rng in enumerate(row_generators(self._seed, epoch, rows)):
+        for place, rng in enumerate(sample_generators(self._seed, epoch, first, len(rows))):
             parameters = augmentation.sample(self._ranges, rng)
             out = inputs["images"][place]
             try:
@@ -189,7 +191,7 @@ def random_generator(seed: int, epoch: int, index: int, stream: int) -> np.rando
     Args:
         seed: The run's seed, below 2**31.
         epoch: Number of the epoch, below 2**31.
-        index: Row or batch, below 2**32.
+        index: Place or batch in the epoch, below 2**32.
         stream: What it is for, below 256: equal numbers elsewhere never share a stream.
 
     Returns:
@@ -198,18 +200,18 @@ def random_generator(seed: int, epoch: int, index: int, stream: int) -> np.rando
     return np.random.Generator(np.random.Philox(key=_key(seed, epoch, index, stream)))
 
 
-def row_generators(
-    seed: int, epoch: int, rows: NDArray[np.uint32]
+def sample_generators(
+    seed: int, epoch: int, first: int, count: int
 ) -> Iterator[np.random.Generator]:
-    """Give each row's own generator in turn, that of `random_generator` for stream 0.
+    """Give the generator of each place in an epoch in turn, that of `random_generator`.
 
     It is one object whose key changes: a new one asks the system for entropy, which takes as
     long as all its numbers.
     """
     philox = np.random.Philox(key=0)
     rng, fresh = np.random.Generator(philox), philox.state
-    for row in rows.tolist():
-        fresh["state"]["key"] = _key(seed, epoch, row, stream=0)
+    for place in range(first, first + count):
+        fresh["state"]["key"] = _key(seed, epoch, place, stream=0)
         philox.state = fresh
         yield rng
 

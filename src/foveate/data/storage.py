@@ -32,6 +32,9 @@ class Storage:
         self._cache_bytes, self._sweeps = cache_bytes, sweeps
         self._descriptor = lru_cache(maxsize=_MOST_DESCRIPTORS)(_open)
 
+    def __reduce__(self) -> tuple[type[Storage], tuple[int, bool]]:
+        return Storage, (self._cache_bytes, self._sweeps)  # another process opens its own
+
     def __enter__(self) -> Storage:
         return self
 

@@ -41,6 +41,10 @@ class Unreadable:
         self._reasons: dict[str, str] = {}
         self._lock = threading.Lock()
 
+    def __reduce__(self) -> tuple[type[Unreadable], tuple[str, float, int, str]]:
+        policy = "skip" if self.skips else "fail"
+        return Unreadable, (policy, self._most, self._num_rows, self._source)
+
     def add(self, row: int, path: str, error: SampleError) -> None:
         """Note a row that cannot be read; noting it again changes nothing.
 
