@@ -78,7 +78,7 @@ def train(
     resume
         An unfinished run folder to go on with, instead of DATA; it keeps its settings.
     """
-    from foveate.config.files import load_config
+    from foveate.config.files import load_config, split_tokens
 
     words, settings = split_tokens(tokens)
     if resume is not None:
@@ -184,7 +184,7 @@ def quickstart(
     out
         Folder for the dataset and the run.
     """
-    from foveate.config.files import load_config
+    from foveate.config.files import load_config, split_tokens
     from foveate.quickstart import SETTINGS, write_dataset
     from foveate.runs import next_folder
 
@@ -224,7 +224,7 @@ def pack(
     config
         A TOML file of settings; flags win over it.
     """
-    from foveate.config.files import load_config
+    from foveate.config.files import load_config, split_tokens
     from foveate.data import shards
     from foveate.data.repack import PackOptions, num_bytes
 
@@ -241,7 +241,8 @@ def pack(
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("packing")
         packed = shards.pack(
-            *words,
+            words[0],
+            words[1],
             settled.data,
             options,
             settled.loader.threads,
@@ -254,43 +255,44 @@ def pack(
     )
 
 
+@app.command(
+    help_epilogue=_SETTINGS_HELP, usage="Usage: foveate profile DATA [OPTIONS] [SETTINGS]"
+)
+def profile(
+    *tokens: Tokens,
+    no_model: Annotated[bool, Parameter(negative="")] = False,
+    config: Path | None = None,
+) -> None:
+    """Measure what limits training on DATA (disk, decoding or the model), and say what to do.
+
+    Parameters
+    ----------
+    no_model
+        Measure loading alone.
+    config
+        A TOML file of settings; flags win over it.
+    """
+    from foveate.config.files import load_config, split_tokens
+    from foveate.scale import runtime
+
+    words, settings = split_tokens(tokens)
+    data = _one(words, "profile", "DATA: what train would get")
+    settled = load_config(config, settings)
+    runtime.prepare(settled.runtime.backend)
+    from foveate.training import advice
+    from foveate.training.profile import profile as measure
+
+    with console.status("measuring"):
+        found = measure(data, settled, not no_model)
+    advice.show(found, console, shlex.quote(data))
+
+
 @app.command
 def doctor() -> int:
     """Say what is installed, what is missing, and how to get it."""
     from foveate.scale.doctor import examine
 
     return examine(console)
-
-
-def split_tokens(tokens: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Tell words from settings; every setting takes one value.
-
-    Args:
-        tokens: Such as ``("photos", "--seed", "3", "--data.label=kind")``.
-
-    Returns:
-        The words, and the settings by key.
-
-    Raises:
-        ConfigError: A setting has no value, or is given twice.
-    """
-    words: list[str] = []
-    settings: dict[str, str] = {}
-    rest = iter(tokens)
-    for word in rest:
-        if not word.startswith("-"):
-            words.append(word)
-            continue
-        key, equals, value = word.lstrip("-").partition("=")
-        if not equals:
-            following = next(rest, None)
-            if following is None or following.startswith("--"):
-                raise ConfigError(f"--{key} needs a value, but got {following or 'nothing'}.")
-            value = following
-        if key in settings:
-            raise ConfigError(f"--{key} is given twice: {settings[key]!r} and {value!r}.")
-        settings[key] = value
-    return words, settings
 
 
 def _one(words: Sequence[str], verb: str, what: str) -> str:
