@@ -100,11 +100,12 @@ class Predictor:
         return BatchLoader(
             manifest,
             self.image_size,
-            config.data.batch_size,
+            min(config.data.batch_size, manifest.num_samples),
             encode=self.task.encode,
             num_classes=self.task.num_outputs,
             metadata=self.schema,
             decode=self.decode,
+            remainder="pad",  # one shape, for which the model is compiled once
             threads=config.loader.threads,
             queue_bytes=config.loader.queue,
             cache_bytes=config.loader.cache,
@@ -128,7 +129,8 @@ class Predictor:
                 if skipped.all():
                     continue
                 logits = np.asarray(self.bundle.model.predict_on_batch(inputs))
-                kept = ~skipped if skipped.any() else slice(None)  # a slice copies nothing
+                # Without padding; a slice copies nothing.
+                kept = np.flatnonzero(~skipped) if skipped.any() else slice(len(rows))
                 targets = rest[0][kept] if rest else None
                 yield Judged(rows[kept], inputs["images"][kept], targets, logits[kept])
         finally:
