@@ -18,12 +18,14 @@ import numpy as np
 import polars as pl
 import pytest
 from PIL import Image
+from range_server import serving
 
 from foveate.cli import run
 from foveate.config.settings import DataConfig, DecodeConfig, SplitConfig
 from foveate.data.decode import decode_image, decode_mask
 from foveate.data.loader import BatchLoader
 from foveate.data.manifest import Manifest, read_manifest
+from foveate.data.places import Encoded
 from foveate.data.repack import PackOptions, num_bytes
 from foveate.data.shards import pack, verify
 from foveate.data.splits import assign_splits
@@ -173,6 +175,21 @@ class TestSmaller:
                 averaged = np.asarray(Image.fromarray(whole).resize(size, Image.Resampling.BOX))
                 # The same picture up to what JPEG loses, some grey levels.
                 assert np.abs(pixels.astype(int) - averaged).mean() < 6
+
+    def test_what_cannot_be_decoded(self, photos: Path, tmp_path: Path) -> None:
+        whole = (photos / "images" / "wide.png").read_bytes()
+        broken = photos / "images" / "wide.png"
+        broken.write_bytes(whole[: len(whole) // 2])
+        options = PackOptions(side=100)
+        with pytest.raises(SampleError, match=r"wide\.png"):
+            pack(photos, tmp_path / "out", options=options)
+        config = DataConfig(unreadable="skip")
+        packed = pack(photos, tmp_path / "out", config, options)
+        row = packed.table["image"].to_list().index("images/wide.png")
+        with Storage() as storage:
+            file = storage.fetch(packed.image_places(np.array([row]))[0])
+        assert isinstance(file, Encoded)
+        assert file.data == broken.read_bytes()
 
     def test_quality_is_kept_to(self, photos: Path, tmp_path: Path) -> None:
         sizes = []
@@ -353,8 +370,9 @@ def test_from_the_shell(
     assert run(["pack", str(digit_folders)]) == 2
     assert run(["pack", str(digit_folders), out, "--side", "5"]) == 2
     flags = ["--data.image_size", "16", "--model.backbone", "simple_cnn", "--recipe.epochs", "1"]
-    assert run(["train", out, "--out", trained, *flags]) == 0
-    assert run(["evaluate", trained]) == 0
+    with serving(tmp_path / "packed") as server:
+        assert run(["train", server.address, "--out", trained, *flags]) == 0
+        assert run(["evaluate", trained]) == 0
     assert run(["predict", trained, out, "--out", str(tmp_path / "found.csv")]) == 0
     assert pl.read_csv(tmp_path / "found.csv").height == 150
 

@@ -31,6 +31,7 @@ class ByteCache:
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._sizes: OrderedDict[str, int] = OrderedDict()  # the oldest first
+        self._total = 0
         self._lock = threading.Lock()
         self._making = [threading.Lock() for _ in range(_LOCKS)]
         _remove_orphans()
@@ -70,7 +71,7 @@ class ByteCache:
             try:
                 file = (self.folder / name).open("rb")
             except OSError:  # somebody cleaned up
-                del self._sizes[name]
+                self._total -= self._sizes.pop(name)
                 return None
             self._sizes.move_to_end(name)
             return file
@@ -79,17 +80,17 @@ class ByteCache:
         if len(data) > self._max_bytes:
             return
         with self._lock:  # also while writing: what is counted is there, and what is there counted
-            total = sum(self._sizes.values())
-            while total + len(data) > self._max_bytes:
+            while self._total + len(data) > self._max_bytes:
                 oldest, size = self._sizes.popitem(last=False)
                 (self.folder / oldest).unlink(missing_ok=True)
-                total -= size
+                self._total -= size
             try:
                 (self.folder / name).write_bytes(data)
             except OSError:  # a full disk costs time, no more
                 (self.folder / name).unlink(missing_ok=True)
             else:
                 self._sizes[name] = len(data)
+                self._total += len(data)
 
 
 def _remove_orphans() -> None:

@@ -20,7 +20,7 @@ from foveate.data.manifest import Manifest
 from foveate.data.packed import PLACES
 from foveate.data.places import Encoded, Place
 from foveate.data.storage import Storage
-from foveate.errors import ConfigError
+from foveate.errors import ConfigError, SampleError
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,12 @@ class SampleFiles:
 
 
 def sample_files(
-    manifest: Manifest, row: int, storage: Storage, config: DecodeConfig, options: PackOptions
+    manifest: Manifest,
+    row: int,
+    storage: Storage,
+    config: DecodeConfig,
+    options: PackOptions,
+    skip: bool = False,
 ) -> SampleFiles:
     """Read a row's files, and reduce them where they are too large.
 
@@ -95,6 +100,7 @@ def sample_files(
         storage: Gets what is no plain file.
         config: From file to pixels, for what is reduced.
         options: To which size.
+        skip: Whether to store what cannot be decoded as it is, for the loader to skip.
 
     Returns:
         The files.
@@ -106,10 +112,13 @@ def sample_files(
     image = _read(storage, manifest.image_places(rows)[0], config)
     if manifest.has_masks:
         mask = _read(storage, manifest.mask_places(rows)[0], config)
-    if options.side is not None and _short_side(image) > options.side:
-        image_data, mask_data = _reduced(image, mask, config, options.side, options.quality)
-    else:
-        image_data, mask_data = image.data, None if mask is None else mask.data
+    image_data, mask_data = image.data, None if mask is None else mask.data
+    try:
+        if options.side is not None and _short_side(image) > options.side:
+            image_data, mask_data = _reduced(image, mask, config, options.side, options.quality)
+    except SampleError:
+        if not skip:
+            raise
     files = [(suffix(image_data), image_data)]
     if mask_data is not None:
         files.append((f"mask.{suffix(mask_data)}", mask_data))

@@ -61,7 +61,7 @@ def pack(
     Args:
         data: A folder, a table, a dataframe, or a Manifest.
         out: Folder for the shards and their index: new, empty, or one of the same pack.
-        config: Columns and decoding.
+        config: Columns, decoding, and what becomes of unreadable files, see `sample_files`.
         options: What becomes of the images, and the size of the shards.
         threads: Samples read and encoded at once; one per processor when not given.
         report: Called with (samples done, of how many).
@@ -96,14 +96,14 @@ def _write_shards(
     report: Callable[[int, int], None] | None,
 ) -> _Index:
     """Write the shards that are not there yet, and say what lies where in all."""
-    threads = threads or os.cpu_count() or 1
+    threads, skip = threads or os.cpu_count() or 1, config.unreadable == "skip"
     order = random_generator(0, 0, 0, stream=3).permutation(manifest.num_samples)
     index = _Index(manifest)
     done, shard = _finished(folder, order, index)
     with Storage() as storage, ThreadPoolExecutor(threads) as pool:
         samples = _ahead(
             pool,
-            lambda row: sample_files(manifest, row, storage, config.decode, options),
+            lambda row: sample_files(manifest, row, storage, config.decode, options, skip),
             order[done:],
             ahead=_AHEAD * threads,
         )
