@@ -11,6 +11,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "foveate"
 ROOMS = (
     "errors",
+    "disk",
     "config",
     "data",
     "tasks",
@@ -27,10 +28,10 @@ ROOMS = (
 )
 ABOVE_ALL = ("cli", "__init__", "__main__")
 NARROWER = {
-    "data": {"errors", "config", "data"},
-    "models": {"errors", "config", "models", "tasks.base"},
-    "runs": {"errors", "config", "runs"},
-    "report": {"errors", "config", "runs", "report"},
+    "data": {"errors", "disk", "config", "data"},
+    "models": {"errors", "disk", "config", "models", "tasks.base"},
+    "runs": {"errors", "disk", "config", "runs"},
+    "report": {"errors", "disk", "config", "runs", "report"},
 }
 WITHOUT_KERAS = (
     "foveate",

@@ -5,7 +5,7 @@ import pytest
 
 from foveate.config.settings import RunConfig
 from foveate.errors import RunError
-from foveate.runs import Run, next_folder, require_space, write_atomically
+from foveate.runs import Run, next_folder
 
 
 def test_a_new_run_remembers_its_settings(tmp_path: Path) -> None:
@@ -50,28 +50,7 @@ def test_missing_and_damaged_files_are_told(tmp_path: Path) -> None:
         Run.open(tmp_path.parent)
 
 
-def test_a_failed_write_leaves_the_old_content(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "file"
-    write_atomically(path, "old")
-
-    def full(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        write_atomically(path, "new")
-    assert path.read_text() == "old"
-
-
 def test_free_names(tmp_path: Path) -> None:
     assert next_folder(tmp_path, "photos") == tmp_path / "photos-1"
     (tmp_path / "photos-1").mkdir()
     assert next_folder(tmp_path, "photos") == tmp_path / "photos-2"
-
-
-def test_a_full_disk_is_told_before_anything_is_written(tmp_path: Path) -> None:
-    require_space(tmp_path, 1)
-    with pytest.raises(RunError, match="Make room"):
-        require_space(tmp_path, 2**60)

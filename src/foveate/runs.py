@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,42 +14,8 @@ import psutil
 
 from foveate.config.files import load_config, to_toml
 from foveate.config.settings import RunConfig
+from foveate.disk import write_atomically
 from foveate.errors import RunError
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file so that a reader or a crash sees the old content or the new, never a part.
-
-    Args:
-        path: The file; its folder is made if need be.
-        content: Text (stored as UTF-8) or bytes.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data = content.encode() if isinstance(content, str) else content
-    beside = path.with_name(f".{path.name}.part")
-    with beside.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-
-
-def require_space(folder: Path, num_bytes: int) -> None:
-    """Check that a file can be written, where a full disk would leave a mess instead of an error.
-
-    Args:
-        folder: Where to; it exists.
-        num_bytes: How much.
-
-    Raises:
-        RunError: Less is free.
-    """
-    free = shutil.disk_usage(folder).free
-    if free < num_bytes:
-        raise RunError(
-            f"Writing to {str(folder)!r} needs {num_bytes / 2**20:.1f} MiB, but got a disk with "
-            f"{free / 2**20:.1f} MiB free. Make room, or choose another disk with --out."
-        )
 
 
 def next_folder(parent: Path, stem: str) -> Path:
@@ -112,8 +79,8 @@ class Run:
         if self.is_unfinished():
             raise RunError(
                 f"A new run needs a new or empty folder, but {str(self.folder)!r} holds a run "
-                f"that has not finished. Go on with it: foveate train --resume {self.folder}; or "
-                "choose another with --out."
+                "that has not finished. Go on with it (foveate train --resume "
+                f"{shlex.quote(str(self.folder))}), or choose another with --out."
             )
         if self.folder.is_dir() and any(self.folder.iterdir()):
             raise RunError(

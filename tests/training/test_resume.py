@@ -1,5 +1,6 @@
 """Runs that are killed go on to the very same weights."""
 
+import io
 import os
 import signal
 import subprocess
@@ -12,12 +13,13 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from rich.console import Console
 
 from foveate.config.files import to_toml
 from foveate.errors import RunError
 from foveate.evaluation.predict import Predictor
 from foveate.runs import Run
-from foveate.training import checkpoint, recipe
+from foveate.training import recipe
 from foveate.training.callbacks import BestEpoch, LearningRate
 from foveate.training.recipe import resume, train
 
@@ -56,8 +58,8 @@ def assert_same(run: Run, unbroken: Run) -> None:
     assert run.status() == {"state": "finished"}
     for mine, theirs in zip(weights(run), weights(unbroken), strict=True):
         np.testing.assert_array_equal(mine, theirs)
-    for mine, theirs in zip(run.history(), unbroken.history(), strict=True):
-        assert timeless(mine) == timeless(theirs)
+    for epoch, same in zip(run.history(), unbroken.history(), strict=True):
+        assert timeless(epoch) == timeless(same)
 
 
 def timeless(record: dict[str, Any]) -> dict[str, Any]:
@@ -79,8 +81,8 @@ def on_call(number: int, function: Any, error: type[BaseException] = Killed) -> 
 # What is patched, and on which call it dies. A stage has 2 epochs of 6 batches.
 MOMENTS = {
     "in validation": (keras.Model, "evaluate", 2),
-    "in a checkpoint": (checkpoint.os, "fsync", 9),
-    "between writing and renaming a checkpoint": (checkpoint, "_sync_folder", 3),
+    "in a checkpoint": (np, "savez", 3),
+    "before a file is renamed": (os, "fsync", 15),
     "between stages": (BestEpoch, "start_stage", 2),
     "after the last stage": (recipe, "save_bundle", 1),
 }
@@ -143,16 +145,14 @@ def test_plateau_and_patience_survive(
 def test_a_full_disk_leaves_the_last_checkpoint(
     config: Any, unbroken: Run, digit_folders: Path, tmp_path: Path
 ) -> None:
-    def full(file: Any, **arrays: Any) -> None:
-        file.write(b"half")
+    def full(file: Path, **arrays: Any) -> None:
+        file.write_bytes(b"half")
         raise OSError(28, os.strerror(28))
 
     with pytest.MonkeyPatch.context() as patch:
         savez = np.savez
         calls = iter(range(10))
-        patch.setattr(
-            checkpoint.np, "savez", lambda *a, **k: (full if next(calls) == 2 else savez)(*a, **k)
-        )
+        patch.setattr(np, "savez", lambda *a, **k: (full if next(calls) == 2 else savez)(*a, **k))
         with pytest.raises(RunError, match="must fit on the disk"):
             train(digit_folders, config, tmp_path / "run")
     run = Run(tmp_path / "run")
@@ -230,3 +230,19 @@ def test_sigkill_then_ctrl_c_then_the_end(
     assert done.returncode == 0, done.stderr
     assert (out / "report.html").is_file()
     assert_same(Run.open(out), unbroken)
+
+
+def test_starting_again_says_that_one_can_go_on(
+    digit_folders: Path, tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    console = Console(record=True, width=200, file=io.StringIO())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipe, "run_stages", on_call(1, recipe.run_stages))
+        with pytest.raises(Killed):
+            train(digit_folders, tiny_config())
+        patch.setattr(recipe, "run_stages", on_call(1, recipe.run_stages))
+        with pytest.raises(Killed):
+            train(digit_folders, tiny_config(), console=console)
+    assert "foveate train --resume runs/digits-1" in console.export_text()
+    assert (tmp_path / "runs" / "digits-2").is_dir()

@@ -128,7 +128,8 @@ class BatchLoader(keras.utils.PyDataset, DataAdapter):
         self._unreadable = Unreadable(
             unreadable, max_unreadable, manifest.num_samples, manifest.source
         )
-        self._storage = Storage(cache_bytes, sweeps=shuffle)
+        # Each process has a cache of its own.
+        self._storage = Storage(cache_bytes // max(processes, 1), sweeps=shuffle)
         self._batches = Batches(
             manifest,
             image_size,

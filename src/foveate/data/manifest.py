@@ -7,7 +7,6 @@ targets and metadata, never pixels, so its memory is about a hundred bytes a row
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from foveate.data.listing import METADATA_PREFIX, SPLITS, Listing
 from foveate.data.packed import is_packed, members, read_packed
 from foveate.data.places import Place, is_remote
 from foveate.data.tables import existing_path, read_table
+from foveate.disk import replacing
 from foveate.errors import ManifestError
 
 _FORMAT = "foveate.manifest"
@@ -219,17 +219,10 @@ class Manifest:
         Args:
             path: The file; an existing one is replaced in one move.
         """
-        target = Path(path)
-        beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
         about = {"version": 1, "root": str(self.root), "source": self.source}
         about |= {"class_names": list(self.class_names)}
-        try:
+        with replacing(Path(path)) as beside:
             self.table.write_parquet(beside, metadata={_FORMAT: json.dumps(about)})
-            with beside.open("rb") as file:
-                os.fsync(file.fileno())
-            beside.replace(target)
-        finally:
-            beside.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | Path) -> Manifest:

@@ -14,7 +14,6 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -30,6 +29,7 @@ from foveate.data.packed import INDEX_NAME, PLACES, ROLES, read_index, write_ind
 from foveate.data.repack import PackOptions, SampleFiles, sample_files
 from foveate.data.samples import random_generator
 from foveate.data.storage import Storage
+from foveate.disk import replacing, write_atomically
 from foveate.errors import ConfigError, ManifestError, listed
 
 _PLAN_NAME = "pack.json"
@@ -82,8 +82,8 @@ def pack(
         index = _write_shards(manifest, folder, config, options, threads, report)
         roles = [role for role in ROLES if role in manifest.table.columns]
         names = {role: getattr(config, role) or role for role in roles}
-        with _beside(folder / INDEX_NAME) as file:
-            file.write(write_index(index.table(), manifest.class_names, names))
+        content = write_index(index.table(), manifest.class_names, names)
+        write_atomically(folder / INDEX_NAME, content)
     return read_manifest(folder)
 
 
@@ -188,8 +188,7 @@ def _start(folder: Path, plan: str) -> None:
             "Choose another, or delete it."
         )
     folder.mkdir(parents=True, exist_ok=True)
-    with _beside(path) as file:
-        file.write(plan.encode())
+    write_atomically(path, plan)
 
 
 def _finished(folder: Path, order: NDArray[np.int64], index: _Index) -> tuple[int, int]:
@@ -210,7 +209,7 @@ def _finished(folder: Path, order: NDArray[np.int64], index: _Index) -> tuple[in
 def _write_shard(path: Path, samples: Iterator[SampleFiles], least_bytes: int) -> list[Packed]:
     """Write samples until there are enough bytes, or none left."""
     found = []
-    with _beside(path) as file, _new_tar(file) as tar:
+    with replacing(path) as beside, beside.open("wb") as file, _new_tar(file) as tar:
         while tar.offset < least_bytes and (sample := next(samples, None)) is not None:
             for suffix, content in sample.files:
                 info = tarfile.TarInfo(f"{sample.row:09d}.{suffix}")
@@ -263,17 +262,6 @@ def _ahead(
     finally:
         for future in waiting:
             future.cancel()
-
-
-@contextmanager
-def _beside(path: Path) -> Iterator[BinaryIO]:
-    """Write a file under another name, and give it its own once all of it is on the disk."""
-    part = path.with_name(f".{path.name}.part")
-    with part.open("wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
 
 
 class _Index:

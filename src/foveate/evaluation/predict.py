@@ -21,8 +21,9 @@ from foveate.data.metadata import MetadataSchema
 from foveate.data.places import Place
 from foveate.data.storage import Storage
 from foveate.data.unlabelled import read_unlabelled
+from foveate.disk import write_atomically
 from foveate.models.bundle import Bundle, load_bundle
-from foveate.runs import Run, write_atomically
+from foveate.runs import Run
 from foveate.scale import runtime
 from foveate.tasks.base import Task
 from foveate.tasks.build import task_from_dict

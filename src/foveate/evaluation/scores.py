@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from foveate.data.listing import SPLIT_WORDS, SPLITS
 from foveate.data.manifest import Manifest
+from foveate.disk import write_atomically
 from foveate.errors import RunError
 from foveate.evaluation.pictures import OVERLAY_COLORS, write_pictures
 from foveate.evaluation.predict import Predictor
-from foveate.runs import Run, write_atomically
+from foveate.runs import Run
 from foveate.scale import runtime
 from foveate.tasks.base import Task, softmax
 from foveate.tasks.segmentation import confusion, overlap_scores

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import keras
 
+from foveate.disk import replacing, write_atomically
 from foveate.errors import RunError
 
 # Names the layers of ours that a saved model may hold.
@@ -46,12 +46,10 @@ def save_bundle(folder: Path, bundle: Bundle) -> None:
     (folder / DESCRIPTION_FILE).unlink(missing_ok=True)
     # A fresh model over the same layers carries no compile state.
     uncompiled = keras.Model(bundle.model.input, bundle.model.output, name=bundle.model.name)
-    part = folder / f".part-{MODEL_FILE}"
-    uncompiled.save(part)
-    _settle(part, folder / MODEL_FILE)
-    part = folder / f".part-{DESCRIPTION_FILE}"
-    part.write_text(json.dumps({"format": FORMAT, **bundle.description}, indent=2) + "\n")
-    _settle(part, folder / DESCRIPTION_FILE)
+    with replacing(folder / MODEL_FILE) as beside:
+        uncompiled.save(beside)
+    description = {"format": FORMAT, **bundle.description}
+    write_atomically(folder / DESCRIPTION_FILE, json.dumps(description, indent=2) + "\n")
 
 
 def load_bundle(folder: Path) -> Bundle:
@@ -76,9 +74,3 @@ def load_bundle(folder: Path) -> Bundle:
     if description.pop("format", None) != FORMAT:
         raise RunError(f"The model in {str(folder)!r} was written by another version of foveate.")
     return Bundle(keras.saving.load_model(folder / MODEL_FILE, compile=False), description)
-
-
-def _settle(part: Path, path: Path) -> None:
-    with part.open("rb") as file:
-        os.fsync(file.fileno())
-    part.replace(path)

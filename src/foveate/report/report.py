@@ -19,9 +19,10 @@ from markupsafe import Markup
 
 from foveate.config.files import setting_fields
 from foveate.config.settings import RunConfig
+from foveate.disk import write_atomically
 from foveate.errors import RunError
 from foveate.report import figures, summary
-from foveate.runs import Run, write_atomically
+from foveate.runs import Run
 
 _MOST_LISTED = 100
 _JUDGED_ON = ("test", "validation", "train")

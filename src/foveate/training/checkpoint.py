@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,8 +19,8 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from foveate.disk import replacing, require_space
 from foveate.errors import RunError
-from foveate.runs import require_space
 
 _FORMAT = 1
 _KEPT = 2
@@ -91,16 +90,10 @@ def save_checkpoint(
     arrays["state"] = np.frombuffer(text.encode(), np.uint8)
     require_space(folder, sum(array.nbytes + 512 for array in arrays.values()))
     path = folder / f"checkpoint-{position:012d}.npz"
-    beside = folder / f".part-{path.name}"
     try:
-        with beside.open("wb") as file:
-            np.savez(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-        _sync_folder(folder)
+        with replacing(path) as beside:
+            np.savez(beside, **arrays)
     except OSError as error:
-        beside.unlink(missing_ok=True)
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise RunError(
@@ -124,11 +117,8 @@ def save_weights(model: keras.Model, path: Path) -> None:
     """
     # Four bytes a weight, and the file's own structure.
     require_space(path.parent, model.count_params() * 4 + 2**20)
-    beside = path.with_name(f".part-{path.name}")
-    _uncompiled(model).save_weights(beside)
-    with beside.open("rb") as file:
-        os.fsync(file.fileno())
-    beside.replace(path)
+    with replacing(path) as beside:
+        _uncompiled(model).save_weights(beside)
 
 
 def load_weights(model: keras.Model, path: Path) -> None:
@@ -183,17 +173,6 @@ def _read(path: Path) -> Checkpoint:
     if state.pop("format") != _FORMAT:
         raise ValueError("it has another format")
     return Checkpoint(path, state, arrays)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename survive a power cut, where the system has such a call."""
-    if not hasattr(os, "O_DIRECTORY"):
-        return
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _uncompiled(model: keras.Model) -> keras.Model:

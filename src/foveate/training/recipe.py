@@ -61,13 +61,12 @@ def train(
     """
     config = config or RunConfig()
     console = console or Console(quiet=True)
-    folder = Path(out) if out is not None else next_folder(Path("runs"), _stem(data))
-    run = Run(folder)
+    run = Run(out) if out is not None else _next_run(_stem(data), console)
     run.require_unused()
     runtime.prepare(config.runtime.backend)
     plan_stages(config)
     work = _set_up(run, data, config, console)
-    Run.create(folder, config)
+    Run.create(run.folder, config)
     with _leaving_nothing_half_done(run):
         work.prepared.manifest.save(run.manifest_path)
         return _carry_out(work, None)
@@ -234,6 +233,21 @@ def _leaving_nothing_half_done(run: Run) -> Iterator[None]:
             reason = str(error) if isinstance(error, FoveateError) else repr(error)
             run.set_status("failed", reason=reason, backend=keras.backend.backend())
         raise
+
+
+def _next_run(stem: str, console: Console) -> Run:
+    """The next free folder; the one before may want to be gone on with."""
+    folder = next_folder(Path("runs"), stem)
+    number = int(folder.name.rpartition("-")[2])
+    before = Run(folder.with_name(f"{stem}-{number - 1}"))
+    if before.is_unfinished():
+        console.print(
+            f"{before.folder} has not finished. To go on with it instead: "
+            f"foveate train --resume {shlex.quote(str(before.folder))}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    return Run(folder)
 
 
 def _stem(data: Any) -> str:
