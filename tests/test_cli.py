@@ -13,8 +13,8 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from foveate.cli import run, split_tokens
-from foveate.config.files import load_config
+from foveate.cli import run
+from foveate.config.files import load_config, split_tokens
 from foveate.errors import ConfigError
 from foveate.runs import Run
 
@@ -97,6 +97,18 @@ def test_init_writes_all_settings(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "# Peak learning rate" in path.read_text()
     assert run(["init", str(path)]) == 2
     assert "exists" in told(capsys)
+
+
+def test_profile_measures_and_advises(
+    digit_table: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--no-model", "--data.metadata", "ink", "--data.image_size", "16"]
+    assert run(["profile", str(digit_table), *flags]) == 0
+    text = told(capsys)
+    for word in ("decode", "collate", "images/s", "loader, 1 thread", "model was not measured"):
+        assert word in text
+    assert run(["profile", "--no-model"]) == 2
+    assert "profile needs one DATA" in told(capsys)
 
 
 def test_doctor_names_what_is_there(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ Every problem of a file and its flags is told at once, under the key the user ty
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
@@ -44,6 +44,37 @@ def load_config(
         return RunConfig.model_validate(values)
     except ValidationError as error:
         raise ConfigError(_explain(error, path, flags)) from None
+
+
+def split_tokens(tokens: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Tell words from settings; every setting takes one value.
+
+    Args:
+        tokens: Such as ``("photos", "--seed", "3", "--data.label=kind")``.
+
+    Returns:
+        The words, and the settings by key.
+
+    Raises:
+        ConfigError: A setting has no value, or is given twice.
+    """
+    words: list[str] = []
+    settings: dict[str, str] = {}
+    rest = iter(tokens)
+    for word in rest:
+        if not word.startswith("-"):
+            words.append(word)
+            continue
+        key, equals, value = word.lstrip("-").partition("=")
+        if not equals:
+            following = next(rest, None)
+            if following is None or following.startswith("--"):
+                raise ConfigError(f"--{key} needs a value, but got {following or 'nothing'}.")
+            value = following
+        if key in settings:
+            raise ConfigError(f"--{key} is given twice: {settings[key]!r} and {value!r}.")
+        settings[key] = value
+    return words, settings
 
 
 def to_toml(config: RunConfig, comments: bool = False) -> str:

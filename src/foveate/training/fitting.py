@@ -71,7 +71,7 @@ def run_stage(
         best.start_stage()
         if best.value is not None:
             load_weights(model, work.run.best_weights)
-    trainable = _compile(model, stage, work.prepared, config)
+    trainable = compile_stage(model, stage, work.prepared, config)
     console.print(f"{stage.name}: {trainable:,} weights are trained", highlight=False)
     first_epoch = 0
     if checkpoint is not None:
@@ -126,7 +126,7 @@ def _fit(
         first_epoch = end
 
 
-def _compile(model: keras.Model, stage: Stage, prepared: Prepared, config: RunConfig) -> int:
+def compile_stage(model: keras.Model, stage: Stage, prepared: Prepared, config: RunConfig) -> int:
     """Settle what is trained, then compile: Keras fixes the trainable variables there.
 
     Returns:
