@@ -31,6 +31,7 @@ __all__ = [
     "evaluate",
     "load_config",
     "predict",
+    "resume",
     "train",
 ]
 
@@ -64,6 +65,24 @@ def train(
     from foveate.training import recipe
 
     return recipe.train(data, config, out, Console() if progress else None)
+
+
+def resume(run: str | Path | Run, progress: bool = True) -> Run:
+    """Go on with a run that was stopped; see `foveate.training.recipe.resume`.
+
+    With `progress` the console shows how it goes.
+    """
+    from rich.console import Console
+
+    from foveate.runs import Run
+    from foveate.scale import runtime
+
+    opened = run if isinstance(run, Run) else Run.open(run)
+    opened.require_resumable()
+    runtime.prepare(opened.status()["backend"])
+    from foveate.training import recipe
+
+    return recipe.resume(opened.folder, Console() if progress else None)
 
 
 def evaluate(run: str | Path | Run, split: str = "test") -> dict[str, Any]:

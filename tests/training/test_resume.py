@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+import foveate
 from foveate.config.files import to_toml
 from foveate.errors import RunError
 from foveate.evaluation.predict import Predictor
@@ -114,7 +115,7 @@ def test_killed_again_and_again(
             with pytest.raises(Killed):
                 attempt()
         attempt = lambda: resume(tmp_path / "run")  # noqa: E731
-    assert_same(attempt(), unbroken)
+    assert_same(foveate.resume(tmp_path / "run", progress=False), unbroken)
 
 
 def test_plateau_and_patience_survive(
@@ -203,14 +204,14 @@ def test_sigkill_then_ctrl_c_then_the_end(
     """Real processes: one is killed, one is interrupted, one finishes."""
     settings, out = tmp_path / "run.toml", tmp_path / "run"
     settings.write_text(to_toml(config))
-    foveate = [sys.executable, "-m", "foveate", "train"]
-    start = [*foveate, str(digit_folders), "--config", str(settings), "--out", str(out)]
-    resume_it = [*foveate, "--resume", str(out)]
+    command = [sys.executable, "-m", "foveate", "train"]
+    start = [*command, str(digit_folders), "--config", str(settings), "--out", str(out)]
+    resume_it = [*command, "--resume", str(out)]
 
-    def stop(command: list[str], number: int) -> tuple[int, str]:
+    def stop(arguments: list[str], number: int) -> tuple[int, str]:
         before = set(Run(out).checkpoints.glob("checkpoint-*.npz"))
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         while (
             set(Run(out).checkpoints.glob("checkpoint-*.npz")) <= before and process.poll() is None
