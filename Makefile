@@ -27,6 +27,8 @@ check: $(READY)
 
 bench: $(READY)
 	$(RUN)/python -m benchmarks.loader
+	$(RUN)/python -m benchmarks.packing
+	$(RUN)/python -m benchmarks.formats
 	$(RUN)/python -m benchmarks.fit
 
 clean:

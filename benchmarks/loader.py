@@ -123,7 +123,7 @@ def _image_data_generator(folder: Path) -> Any:
 
 def _by_index(flow: Any, threads: int) -> Batches:
     """As Keras' workers do: they call a PyDataset by index, one of them unless told otherwise."""
-    return _threaded(lambda index: len(flow[index][1]), range(len(flow)), threads)
+    return threaded(lambda index: len(flow[index][1]), range(len(flow)), threads)
 
 
 def _keras_layers(folder: Path, threads: int) -> Stream:
@@ -198,10 +198,10 @@ def _decoding(folder: Path, threads: int) -> Stream:
             simplejpeg.decode_jpeg(path.read_bytes(), "RGB")
         return len(batch)
 
-    return partial(_threaded, decode, batches, threads)
+    return partial(threaded, decode, batches, threads)
 
 
-def _threaded(function: Callable[[Item], int], items: Sequence[Item], threads: int) -> Batches:
+def threaded(function: Callable[[Item], int], items: Sequence[Item], threads: int) -> Batches:
     """Yield what a function gives for each item, again and again, with no pause in between."""
     pool = ThreadPoolExecutor(threads)
     try:

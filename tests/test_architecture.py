@@ -26,7 +26,7 @@ ROOMS = (
     "search",
     "quickstart",
 )
-ABOVE_ALL = ("cli", "__init__", "__main__")
+ABOVE_ALL = ("cli", "cli_run", "__init__", "__main__")
 NARROWER = {
     "data": {"errors", "disk", "config", "data"},
     "models": {"errors", "disk", "config", "models", "tasks.base"},

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from foveate import __version__
+from foveate.cli_run import console, resume_and_judge, show_scores, train_and_judge
 from foveate.errors import ConfigError, FoveateError
 
 app = cyclopts.App(
@@ -24,7 +25,6 @@ app = cyclopts.App(
     version=__version__,
     help="Say what you have, get the best Keras image model that fits.",
 )
-console = Console()
 errors = Console(stderr=True)
 
 Tokens = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
@@ -86,9 +86,9 @@ def train(
             raise ConfigError(
                 "--resume takes the run folder alone: data and settings are those of the run."
             )
-        return _resume(resume)
+        return resume_and_judge(resume)
     data = _one(words, "train", "DATA: a folder, a CSV or a Parquet file")
-    return _train(data, load_config(config, settings), out)
+    return train_and_judge(data, load_config(config, settings), out)
 
 
 @app.command
@@ -105,7 +105,7 @@ def evaluate(run: Path, /, *, split: str = "test") -> None:
     from foveate.runs import Run
 
     scores = _keras_verb("foveate.evaluation.scores", run).evaluate(run, split)
-    _show_scores(scores)
+    show_scores(scores)
     console.print(
         f"Written: {Run.open(run).evaluation_path(scores['split'])}", highlight=False, markup=False
     )
@@ -126,7 +126,7 @@ def predict(run: Path, /, *files: Path, out: Path = Path("predictions.csv")) -> 
     """
     if not files:
         raise ConfigError("predict needs FILES: images, folders of images, or one table.")
-    from foveate.runs import write_atomically
+    from foveate.disk import write_atomically
 
     masks = out.with_name(f"{out.stem}_masks")
     verb = _keras_verb("foveate.evaluation.predict", run)
@@ -193,7 +193,7 @@ def quickstart(
         raise ConfigError(f"quickstart takes no files, but got {shlex.join(words)}.")
     config = load_config(None, {**SETTINGS.get(task, {}), **settings})
     data = write_dataset(task, out / task)
-    return _train(str(data), config, next_folder(out, f"{task}-run"))
+    return train_and_judge(str(data), config, next_folder(out, f"{task}-run"))
 
 
 @app.command(
@@ -302,59 +302,6 @@ def _one(words: Sequence[str], verb: str, what: str) -> str:
     return words[0]
 
 
-def _train(data: str, config: Any, out: Path | None) -> int:
-    """Train, judge and report; what `train` and `quickstart` share."""
-    from foveate.scale import runtime
-
-    runtime.prepare(config.runtime.backend)
-    from foveate.training.recipe import train as train_run
-
-    return _conclude(train_run(data, config, out, console))
-
-
-def _resume(folder: Path) -> int:
-    """Go on with a run on the backend it was started on, judge and report."""
-    from foveate.runs import Run
-    from foveate.scale import runtime
-
-    run = Run.open(folder)
-    run.require_resumable()
-    runtime.prepare(run.status()["backend"])
-    from foveate.training.recipe import resume as resume_run
-
-    return _conclude(resume_run(folder, console))
-
-
-def _conclude(finished: Any) -> int:
-    """Judge a run on its held-out split, and report."""
-    from foveate.evaluation.scores import evaluate as judge
-    from foveate.evaluation.scores import held_out_split
-    from foveate.report.report import write_report
-
-    folder = shlex.quote(str(finished.folder))
-    if finished.status()["state"] == "interrupted":
-        if finished.model_folder.exists():
-            console.print(
-                f"Judge what there is: foveate evaluate {folder}", highlight=False, markup=False
-            )
-        return 130
-    split = held_out_split(finished)
-    if split is not None:
-        _show_scores(judge(finished, split))
-    console.print(
-        f"Run:    {folder}\nReport: {write_report(finished)}", highlight=False, markup=False
-    )
-    console.print(
-        "Next:\n"
-        f"  foveate predict {folder} IMAGES --out predictions.csv\n"
-        f"  foveate evaluate {folder} --split validation\n"
-        "  foveate train YOUR_DATA --model.backbone efficientnet_lite0",
-        highlight=False,
-        markup=False,
-    )
-    return 0
-
-
 def _keras_verb(module: str, run: Path) -> Any:
     """Import a module that needs Keras, on the backend that the run's settings name."""
     import importlib
@@ -364,17 +311,6 @@ def _keras_verb(module: str, run: Path) -> Any:
 
     runtime.prepare(Run.open(run).config().runtime.backend)
     return importlib.import_module(module)
-
-
-def _show_scores(outcome: dict[str, Any]) -> None:
-    from rich.table import Table
-
-    table = Table(title=f"{outcome['split']} split, {outcome['num_samples']:,} samples")
-    table.add_column("score")
-    table.add_column("value", justify="right")
-    for name, value in outcome["scores"].items():
-        table.add_row(name, "n/a" if value is None or value != value else f"{value:.4f}")
-    console.print(table)
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:

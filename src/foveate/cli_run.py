@@ -1,0 +1,76 @@
+"""Training, judging and reporting as the command line does it: with words for whoever looks on."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+console = Console()
+
+
+def train_and_judge(data: str, config: Any, out: Path | None) -> int:
+    """Train, judge and report; what `train` and `quickstart` share."""
+    from foveate.scale import runtime
+
+    runtime.prepare(config.runtime.backend)
+    from foveate.training.recipe import train as train_run
+
+    return _conclude(train_run(data, config, out, console))
+
+
+def resume_and_judge(folder: Path) -> int:
+    """Go on with a run on the backend it was started on, judge and report."""
+    from foveate.runs import Run
+    from foveate.scale import runtime
+
+    run = Run.open(folder)
+    run.require_resumable()
+    runtime.prepare(run.status()["backend"])
+    from foveate.training.recipe import resume as resume_run
+
+    return _conclude(resume_run(folder, console))
+
+
+def _conclude(finished: Any) -> int:
+    """Judge a run on its held-out split, and report."""
+    from foveate.evaluation.scores import evaluate as judge
+    from foveate.evaluation.scores import held_out_split
+    from foveate.report.report import write_report
+
+    folder = shlex.quote(str(finished.folder))
+    if finished.status()["state"] == "interrupted":
+        if finished.model_folder.exists():
+            console.print(
+                f"Judge what there is: foveate evaluate {folder}", highlight=False, markup=False
+            )
+        return 130
+    split = held_out_split(finished)
+    if split is not None:
+        show_scores(judge(finished, split))
+    console.print(
+        f"Run:    {folder}\nReport: {write_report(finished)}", highlight=False, markup=False
+    )
+    console.print(
+        "Next:\n"
+        f"  foveate predict {folder} IMAGES --out predictions.csv\n"
+        f"  foveate evaluate {folder} --split validation\n"
+        "  foveate train YOUR_DATA --model.backbone efficientnet_lite0",
+        highlight=False,
+        markup=False,
+    )
+    return 0
+
+
+def show_scores(outcome: dict[str, Any]) -> None:
+    """Print the scores of an evaluation as a table."""
+    from rich.table import Table
+
+    table = Table(title=f"{outcome['split']} split, {outcome['num_samples']:,} samples")
+    table.add_column("score")
+    table.add_column("value", justify="right")
+    for name, value in outcome["scores"].items():
+        table.add_row(name, "n/a" if value is None or value != value else f"{value:.4f}")
+    console.print(table)
