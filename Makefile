@@ -17,7 +17,7 @@ quickstart: $(READY)
 	$(RUN)/foveate quickstart
 
 test: $(READY)
-	$(RUN)/python -m pytest
+	$(RUN)/python -m pytest --numprocesses 2 --dist loadfile
 
 check: $(READY)
 	$(RUN)/ruff format --check .

@@ -1,4 +1,4 @@
-"""What each kind of file costs: from files to batches at 224x224, beside a full decode with OpenCV.
+"""What each kind of file costs: from files to batches at 224x224, beside decoding with OpenCV.
 
 Both only resize, in as many threads as cores. OpenCV's side is the usual one: `imread`, `resize`
 (bilinear; nearest for masks), and stacking.

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from foveate import __version__
-from foveate.cli_run import console, resume_and_judge, show_scores, train_and_judge
+from foveate.cli_run import console, resume_and_judge, say, show_scores, train_and_judge
 from foveate.errors import ConfigError, FoveateError
 
 app = cyclopts.App(
@@ -106,9 +106,7 @@ def evaluate(run: Path, /, *, split: str = "test") -> None:
 
     scores = _keras_verb("foveate.evaluation.scores", run).evaluate(run, split)
     show_scores(scores)
-    console.print(
-        f"Written: {Run.open(run).evaluation_path(scores['split'])}", highlight=False, markup=False
-    )
+    say(f"Written: {Run.open(run).evaluation_path(scores['split'])}")
 
 
 @app.command
@@ -133,7 +131,7 @@ def predict(run: Path, /, *files: Path, out: Path = Path("predictions.csv")) -> 
     out.parent.mkdir(parents=True, exist_ok=True)
     table = verb.predict(run, files, masks=masks)
     write_atomically(out, table.write_csv())
-    console.print(f"{table.height:,} predictions: {out}", highlight=False, markup=False)
+    say(f"{table.height:,} predictions: {out}")
 
 
 @app.command
@@ -148,7 +146,7 @@ def report(run: Path, /) -> None:
     from foveate.report.report import write_report
     from foveate.runs import Run
 
-    console.print(f"Report: {write_report(Run.open(run))}", highlight=False, markup=False)
+    say(f"Report: {write_report(Run.open(run))}")
 
 
 @app.command
@@ -166,9 +164,7 @@ def init(out: Path = Path("foveate.toml"), /) -> None:
     if out.exists():
         raise ConfigError(f"init writes a new file, but {str(out)!r} exists. Name another.")
     out.write_text(to_toml(RunConfig(), comments=True))
-    console.print(
-        f"Written: {out}. Use it: foveate train DATA --config {out}", highlight=False, markup=False
-    )
+    say(f"Written: {out}. Use it: foveate train DATA --config {out}")
 
 
 @app.command(help_epilogue=_SETTINGS_HELP)
@@ -232,7 +228,7 @@ def pack(
     if verify:
         folder = _one(words, "pack --verify", "OUT: the folder of a finished pack")
         files = shards.verify(folder)
-        console.print(f"{files:,} files are as they were packed.", highlight=False)
+        say(f"{files:,} files are as they were packed.")
         return
     if len(words) != 2:
         raise ConfigError(f"pack needs DATA and OUT, but got {shlex.join(words) or 'nothing'}.")
@@ -248,11 +244,7 @@ def pack(
             settled.loader.threads,
             report=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    console.print(
-        f"{packed.num_samples:,} samples packed. Use them: foveate train {shlex.quote(words[1])}",
-        highlight=False,
-        markup=False,
-    )
+    say(f"{packed.num_samples:,} samples packed. Use them: foveate train {shlex.quote(words[1])}")
 
 
 @app.command(

@@ -11,6 +11,11 @@ from rich.console import Console
 console = Console()
 
 
+def say(text: str) -> None:
+    """Print text as it is: never styled, and no line broken, so that paths can be copied."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
 def train_and_judge(data: str, config: Any, out: Path | None) -> int:
     """Train, judge and report; what `train` and `quickstart` share."""
     from foveate.scale import runtime
@@ -43,23 +48,17 @@ def _conclude(finished: Any) -> int:
     folder = shlex.quote(str(finished.folder))
     if finished.status()["state"] == "interrupted":
         if finished.model_folder.exists():
-            console.print(
-                f"Judge what there is: foveate evaluate {folder}", highlight=False, markup=False
-            )
+            say(f"Judge what there is: foveate evaluate {folder}")
         return 130
     split = held_out_split(finished)
     if split is not None:
         show_scores(judge(finished, split))
-    console.print(
-        f"Run:    {folder}\nReport: {write_report(finished)}", highlight=False, markup=False
-    )
-    console.print(
+    say(f"Run:    {folder}\nReport: {write_report(finished)}")
+    say(
         "Next:\n"
         f"  foveate predict {folder} IMAGES --out predictions.csv\n"
         f"  foveate evaluate {folder} --split validation\n"
-        "  foveate train YOUR_DATA --model.backbone efficientnet_lite0",
-        highlight=False,
-        markup=False,
+        "  foveate train YOUR_DATA --model.backbone efficientnet_lite0"
     )
     return 0
 

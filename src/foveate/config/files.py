@@ -196,13 +196,13 @@ def _section_lines(section: Section, prefix: str, comments: bool) -> Iterator[st
             nested.append((name, field, value))
             continue
         if comments and field.description:
-            yield f"# {field.description}"
+            yield f"# {' '.join(field.description.split())}"
         text = _toml_value(value)
         yield f"{name} = {text}" if text is not None else f"# {name} ="
     for name, field, value in nested:
         yield ""
         if comments and field.description:
-            yield f"# {field.description}"
+            yield f"# {' '.join(field.description.split())}"
         yield f"[{prefix}{name}]"
         yield from _section_lines(value, f"{prefix}{name}.", comments)
 
