@@ -11,7 +11,6 @@ import os
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import chain, repeat
 from pathlib import Path
 
 import cv2
@@ -19,8 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.loader import Batches, threaded
-from benchmarks.measuring import Stream, measure_stream, print_machine, print_ratios, take_turns
+from benchmarks.loader import threaded
+from benchmarks.measuring import (
+    Stream,
+    loader_stream,
+    measure_stream,
+    print_machine,
+    print_ratios,
+    take_turns,
+)
 from benchmarks.photographs import PHOTOGRAPHS
 from foveate.data.manifest import Manifest
 from foveate.scale import runtime
@@ -120,15 +126,7 @@ def _foveate(manifest: Manifest, threads: int) -> Stream:
     from foveate.data.loader import BatchLoader
 
     loader = BatchLoader(manifest, _SIZE, _BATCH, threads=threads)
-
-    def stream() -> Batches:
-        try:
-            for _, targets in chain.from_iterable(repeat(loader)):
-                yield len(targets)
-        finally:
-            loader.close()
-
-    return stream
+    return loader_stream(loader)
 
 
 def _opencv(manifest: Manifest, threads: int) -> Stream:

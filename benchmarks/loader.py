@@ -14,7 +14,6 @@ import os
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +21,7 @@ import simplejpeg
 
 from benchmarks.measuring import (
     Stream,
+    loader_stream,
     measure_stream,
     print_machine,
     print_ratios,
@@ -96,15 +96,7 @@ def _foveate(folder: Path, threads: int) -> Stream:
     loader = BatchLoader(
         Manifest.from_folder(folder), _SIZE, _BATCH, shuffle=True, augment=RECIPE, threads=threads
     )
-
-    def stream() -> Batches:
-        try:
-            for _, labels in chain.from_iterable(repeat(loader)):
-                yield len(labels)
-        finally:
-            loader.close()
-
-    return stream
+    return loader_stream(loader)
 
 
 def _image_data_generator(folder: Path) -> Any:

@@ -8,8 +8,10 @@ import platform
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, repeat
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 Stream = Callable[[], Generator[int, None, None]]
 """Starts something that yields the number of images in each batch, without an end."""
@@ -55,6 +57,19 @@ class Clock:
     def speed(self, images: int) -> Speed:
         """Say how fast so many images came."""
         return Speed(images, self.seconds, time.process_time() - self._cpu)
+
+
+def loader_stream(loader: Any) -> Stream:
+    """Stream a `BatchLoader` of ours, epoch after epoch, and free its queue in the end."""
+
+    def stream() -> Generator[int, None, None]:
+        try:
+            for _, targets in chain.from_iterable(repeat(loader)):
+                yield len(targets)
+        finally:
+            loader.close()
+
+    return stream
 
 
 def measure_stream(stream: Stream, seconds: float) -> Speed:

@@ -10,13 +10,13 @@ import argparse
 import os
 import tempfile
 from functools import partial
-from itertools import chain, repeat
 from pathlib import Path
 
-from benchmarks.loader import RECIPE, Batches
+from benchmarks.loader import RECIPE
 from benchmarks.measuring import (
     Clock,
     Stream,
+    loader_stream,
     measure_stream,
     print_machine,
     print_ratios,
@@ -71,15 +71,7 @@ def _stream(manifest: Manifest, threads: int) -> Stream:
     from foveate.data.loader import BatchLoader
 
     loader = BatchLoader(manifest, (224, 224), shuffle=True, augment=RECIPE, threads=threads)
-
-    def stream() -> Batches:
-        try:
-            for _, labels in chain.from_iterable(repeat(loader)):
-                yield len(labels)
-        finally:
-            loader.close()
-
-    return stream
+    return loader_stream(loader)
 
 
 if __name__ == "__main__":
