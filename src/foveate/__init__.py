@@ -79,7 +79,7 @@ def resume(run: str | Path | Run, progress: bool = True) -> Run:
 
     opened = run if isinstance(run, Run) else Run.open(run)
     opened.require_resumable()
-    runtime.prepare(opened.status()["backend"])
+    runtime.prepare(opened.backend)
     from foveate.training import recipe
 
     return recipe.resume(opened.folder, Console() if progress else None)

@@ -33,7 +33,7 @@ def resume_and_judge(folder: Path) -> int:
 
     run = Run.open(folder)
     run.require_resumable()
-    runtime.prepare(run.status()["backend"])
+    runtime.prepare(run.backend)
     from foveate.training.recipe import resume as resume_run
 
     return _conclude(resume_run(folder, console))

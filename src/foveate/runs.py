@@ -217,6 +217,11 @@ class Run:
         """Read where the run stands; ``{"state": ...}`` and details."""
         return self.load_json(self.status_path)
 
+    @property
+    def backend(self) -> str:
+        """Keras backend to go on with: the one it runs on, or what its settings say."""
+        return str(self.status().get("backend") or self.config().runtime.backend)
+
     def append_history(self, record: Mapping[str, Any]) -> None:
         """Add one epoch's record; the file is replaced whole, so it never ends in half a line.
 

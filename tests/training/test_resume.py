@@ -183,6 +183,13 @@ def test_a_run_without_a_checkpoint_says_so(
         train(digit_folders, tiny_config(), tmp_path / "run")
 
 
+def test_killed_before_its_first_batch(tmp_path: Path, config: Any) -> None:
+    """The folder is there, and says nothing yet of who trains it."""
+    run = Run.create(tmp_path / "run", config)
+    with pytest.raises(RunError, match="stopped before its first"):
+        foveate.resume(run, progress=False)
+
+
 def test_a_run_that_is_alive_is_left_alone(tmp_path: Path, config: Any) -> None:
     run = Run.create(tmp_path / "run", config)
     sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])

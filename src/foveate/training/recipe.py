@@ -93,7 +93,7 @@ def resume(out: str | Path, console: Console | None = None) -> Run:
     run = Run.open(out)
     run.require_resumable()
     config = run.config()
-    runtime.prepare(run.status()["backend"])
+    runtime.prepare(run.backend)
     checkpoint = load_checkpoint(run.checkpoints)
     if checkpoint is None:
         raise RunError(
