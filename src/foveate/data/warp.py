@@ -41,17 +41,22 @@ def warp_image(
         uint8 (height, width, 3); `out` if it was given and is contiguous.
     """
     to_source = matrix(geometry, _size(image), image_size)
-    image, to_source = _halved(image, to_source, image_size)
+    if max(rates(to_source)) >= 2:
+        image, to_source = _needed(image, to_source, image_size)
+    size, steps, to_source = _halvings(_size(image), to_source)
     border = _BORDERS[geometry.border]
     box = _box(to_source, image_size)
-    if box is not None:
-        resized = _resize_box(image, box, image_size, border, None if any(geometry.flip) else out)
-        if not any(geometry.flip):
-            return resized
-        code = -1 if all(geometry.flip) else int(geometry.flip[1])
-        return cv2.flip(resized, code, dst=out)
-    image, to_source = _padded(image, to_source, image_size, border)
-    return _warp(image, to_source, image_size, cv2.INTER_LINEAR, border, 0, out)
+    if box is None:
+        margins = _margins(size, to_source, image_size, border)
+        image = _padded(image, size, steps, margins, border)
+        to_source = moved(to_source, margins[0], margins[2])
+        return _warp(image, to_source, image_size, cv2.INTER_LINEAR, border, 0, out)
+    image = _halved(image, steps)
+    resized = _resize_box(image, box, image_size, border, None if any(geometry.flip) else out)
+    if not any(geometry.flip):
+        return resized
+    code = -1 if all(geometry.flip) else int(geometry.flip[1])
+    return cv2.flip(resized, code, dst=out)
 
 
 def warp_mask(
@@ -82,24 +87,38 @@ def _size(pixels: NDArray[np.uint8]) -> tuple[int, int]:
     return pixels.shape[0], pixels.shape[1]
 
 
-def _halved(
-    image: NDArray[np.uint8], to_source: Matrix, image_size: tuple[int, int]
-) -> tuple[NDArray[np.uint8], Matrix]:
-    """Average pairs of pixels until fewer than two source pixels fall on an output pixel."""
-    if max(rates(to_source)) < 2:
-        return image, to_source
-    image, to_source = _needed(image, to_source, image_size)
+def _halvings(
+    size: tuple[int, int], to_source: Matrix
+) -> tuple[tuple[int, int], list[tuple[int, int]], Matrix]:
+    """Tell how often to halve until fewer than two source pixels fall on an output pixel.
+
+    Returns:
+        The (height, width) that comes of it, the factor of each side at each step, the new map.
+    """
+    steps: list[tuple[int, int]] = []
+    height, width = size
     while True:
-        height, width = _size(image)
         rate_y, rate_x = rates(to_source)
         by_y = 2 if rate_y >= 2 and height >= 2 else 1
         by_x = 2 if rate_x >= 2 and width >= 2 else 1
         if by_y == by_x == 1:
-            return image, to_source
-        even = image[: height // by_y * by_y, : width // by_x * by_x]
-        # At exactly one half, bilinear is the mean of two; several times faster than INTER_AREA.
-        image = cv2.resize(even, (width // by_x, height // by_y), interpolation=cv2.INTER_LINEAR)
+            return (height, width), steps, to_source
+        steps.append((by_y, by_x))
+        height, width = height // by_y, width // by_x
         to_source = shrunk(to_source, by_y, by_x)
+
+
+def _halved(
+    image: NDArray[np.uint8], steps: list[tuple[int, int]], out: NDArray[np.uint8] | None = None
+) -> NDArray[np.uint8]:
+    """Average pairs of pixels, the last time into `out`."""
+    for step, (by_y, by_x) in enumerate(steps, 1):
+        height, width = image.shape[0] // by_y, image.shape[1] // by_x
+        even = image[: height * by_y, : width * by_x]
+        to = out if step == len(steps) else None
+        # At exactly one half, bilinear is the mean of two; several times faster than INTER_AREA.
+        image = cv2.resize(even, (width, height), dst=to, interpolation=cv2.INTER_LINEAR)
+    return image
 
 
 def _needed(
@@ -154,23 +173,45 @@ def _resize_box(
     return cv2.resize(part, image_size[::-1], dst=out, interpolation=cv2.INTER_LINEAR)
 
 
-def _padded(
-    image: NDArray[np.uint8], to_source: Matrix, image_size: tuple[int, int], border: int
-) -> tuple[NDArray[np.uint8], Matrix]:
-    """Give an image the border that the result will see: a warp that stays inside is faster."""
-    if border == cv2.BORDER_CONSTANT:  # as fast by itself
-        return image, to_source
-    before, after = [], []
-    for side, row in zip(_size(image), to_source[::-1], strict=True):
+def _margins(
+    size: tuple[int, int], to_source: Matrix, image_size: tuple[int, int], border: int
+) -> tuple[int, int, int, int]:
+    """The border (top, bottom, left, right) to give an image before its warp, in pixels.
+
+    It is all that the result will see: a warp that stays inside is faster. Nothing where the
+    warp's own border is as fast, or where it would take too much memory.
+    """
+    if border == cv2.BORDER_CONSTANT:
+        return 0, 0, 0, 0
+    margins: list[int] = []
+    for side, row in zip(size, to_source[::-1], strict=True):
         low, high = extent(row, image_size)
-        before.append(max(math.ceil(-low) + 1, 0))
-        after.append(max(math.ceil(high - side) + 1, 0))
-    height, width = (sum(lengths) for lengths in zip(_size(image), before, after, strict=True))
-    too_large = height * width > _MOST_PADDING * image.shape[0] * image.shape[1]
-    if too_large or max(height, width) > _LONGEST_SIDE or not any(before + after):
-        return image, to_source
-    image = cv2.copyMakeBorder(image, before[0], after[0], before[1], after[1], border)
-    return image, moved(to_source, before[0], before[1])
+        margins += [max(math.ceil(-low) + 1, 0), max(math.ceil(high - side) + 1, 0)]
+    top, bottom, left, right = margins
+    height, width = size[0] + top + bottom, size[1] + left + right
+    if height * width > _MOST_PADDING * size[0] * size[1] or max(height, width) > _LONGEST_SIDE:
+        return 0, 0, 0, 0
+    return top, bottom, left, right
+
+
+def _padded(
+    image: NDArray[np.uint8],
+    size: tuple[int, int],
+    steps: list[tuple[int, int]],
+    margins: tuple[int, int, int, int],
+    border: int,
+) -> NDArray[np.uint8]:
+    """Halve an image, which gives it `size`, and put a border around it."""
+    if not any(margins):
+        return _halved(image, steps)
+    if not steps:
+        return cv2.copyMakeBorder(image, *margins, border)
+    top, bottom, left, right = margins
+    padded = np.empty((top + size[0] + bottom, left + size[1] + right, 3), np.uint8)
+    inside = padded[top : top + size[0], left : left + size[1]]
+    _halved(image, steps, out=inside)
+    # What lies inside already is not copied again.
+    return cv2.copyMakeBorder(inside, *margins, border, dst=padded)
 
 
 def _warp(
