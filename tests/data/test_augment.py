@@ -22,6 +22,7 @@ from foveate.config.augmentation import (
 )
 from foveate.config.settings import DecodeConfig
 from foveate.data.augment import (
+    NUM_DRAWS,
     PRESETS,
     Parameters,
     Ranges,
@@ -33,14 +34,19 @@ from foveate.data.augment import (
 )
 from foveate.data.color import Quality
 from foveate.data.decode import decode_pair
+from foveate.data.samples import sample_numbers
 
 SEEDS = st.integers(0, 2**32 - 1)
 NOISE = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
 
 
+def drawn_numbers(seed: int) -> list[float]:
+    return [*np.random.default_rng(seed).random(NUM_DRAWS)]
+
+
 class TestRanges:
     def test_none_changes_nothing(self) -> None:
-        assert sample(resolve(AugmentConfig(preset="none")), np.random.default_rng(3)) == (
+        assert sample(resolve(AugmentConfig(preset="none")), drawn_numbers(3)) == (
             dataclasses.replace(Parameters(), quality=_quality_left_over(3))
         )
 
@@ -70,7 +76,7 @@ class TestRanges:
 
 def _quality_left_over(seed: int) -> Quality:
     """What quality draws without meaning anything: the seed of no noise, the colour of no box."""
-    drawn = sample(Ranges(), np.random.default_rng(seed)).quality
+    drawn = sample(Ranges(), drawn_numbers(seed)).quality
     return Quality(noise_seed=drawn.noise_seed, erased_color=drawn.erased_color)
 
 
@@ -79,7 +85,7 @@ class TestSample:
     @given(SEEDS)
     def test_within_the_ranges(self, seed: int) -> None:
         ranges = PRESETS["strong"]
-        drawn = sample(ranges, np.random.default_rng(seed))
+        drawn = sample(ranges, drawn_numbers(seed))
         geometry, color, quality = drawn.geometry, drawn.color, drawn.quality
         assert abs(geometry.rotation) <= math.radians(ranges.rotation)
         assert abs(geometry.zoom - 1) <= ranges.zoom + 1e-12
@@ -103,7 +109,7 @@ class TestSample:
     def test_one_range_does_not_shift_the_others(self, seed: int, name: str) -> None:
         full = PRESETS["strong"]
         less = dataclasses.replace(full, **{name: getattr(Ranges(), name)})
-        first, second = (sample(given_, np.random.default_rng(seed)) for given_ in (full, less))
+        first, second = (sample(given_, drawn_numbers(seed)) for given_ in (full, less))
         changed = {
             (part.name, field.name)
             for part in dataclasses.fields(Parameters)
@@ -115,7 +121,7 @@ class TestSample:
 
     def test_flips_come_as_often_as_asked(self) -> None:
         ranges = Ranges(horizontal_flip=0.25, vertical_flip=1.0)
-        flips = [sample(ranges, np.random.default_rng(seed)).geometry.flip for seed in range(2000)]
+        flips = [sample(ranges, drawn_numbers(seed)).geometry.flip for seed in range(2000)]
         assert all(upside_down for upside_down, _ in flips)
         # 500 expected with a standard deviation of 19.4; five of them either way.
         assert abs(sum(flipped for _, flipped in flips) - 500) < 97
@@ -126,7 +132,7 @@ class TestApply:
         image, mask = NOISE.copy(), NOISE[..., 0].copy()
         for preset in PRESETS:
             batch, masks = np.zeros((2, 30, 40, 3), np.uint8), np.zeros((2, 30, 40), np.uint8)
-            drawn = sample(PRESETS[preset], np.random.default_rng(1))
+            drawn = sample(PRESETS[preset], drawn_numbers(1))
             result, ids = apply(image, drawn, (30, 40), mask, out=batch[1], mask_out=masks[1])
             fresh, fresh_ids = apply(image, drawn, (30, 40), mask)
             assert np.shares_memory(result, batch)
@@ -146,8 +152,7 @@ class TestApply:
         ranges = dataclasses.replace(PRESETS["strong"], noise=5.0)
 
         def load(key: tuple[int, int, int]) -> bytes:
-            rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
-            drawn = sample(ranges, rng)
+            drawn = sample(ranges, sample_numbers(*key, 1)[0])
             image, mask = decode_pair(
                 tmp_path / "image",
                 tmp_path / "mask.png",

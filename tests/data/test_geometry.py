@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from foveate.data.augment import PRESETS, Parameters, apply, decode_size, sample
+from foveate.data.augment import NUM_DRAWS, PRESETS, Parameters, apply, decode_size, sample
 from foveate.data.geometry import Border, Geometry, matrix
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -108,7 +108,8 @@ class TestGeometry:
         mask = rng.choice(ids[:3], size=rng.integers(1, 90, 2)).astype(np.uint8)
         ranges = dataclasses.replace(PRESETS["strong"], border=border, rotation=180.0 * turn)
         size = (int(rng.integers(1, 50)), int(rng.integers(1, 50)))
-        _, result = apply(NOISE, sample(ranges, rng), size, mask, ignore=int(ids[3]))
+        drawn = sample(ranges, rng.random(NUM_DRAWS))
+        _, result = apply(NOISE, drawn, size, mask, ignore=int(ids[3]))
         assert result is not None
         assert result.shape == size
         known = set(mask.ravel()) | ({ids[3]} if border == "constant" else set())
@@ -134,7 +135,7 @@ class TestGeometry:
         ranges = dataclasses.replace(PRESETS["strong"], border=border)
         if not turn:
             ranges = dataclasses.replace(ranges, rotation=0.0, shear=0.0)
-        drawn = Parameters(sample(ranges, np.random.default_rng(seed)).geometry)
+        drawn = Parameters(sample(ranges, np.random.default_rng(seed).random(NUM_DRAWS)).geometry)
         size = (40, 60)
         warped, ids = apply(image, drawn, size, mask)
         assert ids is not None

@@ -8,7 +8,7 @@ and tell `decode_size` how large an image is worth decoding.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 import cv2
@@ -87,7 +87,9 @@ PRESETS = {
     ),
 }
 
-_DRAWS = 30  # uniform numbers a sample takes, whatever the ranges
+NUM_DRAWS = 32
+"""Uniform numbers that `sample` may take; a whole number of the blocks a generator makes."""
+
 _CROP_RATIO = 4 / 3  # how far a crop's shape may depart; Szegedy et al., 2015, section 6
 _ERASED_SHARE = (0.02, 0.2)  # of the image's area, as `QualityConfig.erasing` says
 _ERASED_RATIO = 0.3  # narrowest shape of an erased rectangle; Zhong et al., 2020
@@ -111,7 +113,7 @@ def resolve(config: AugmentConfig) -> Ranges:
     return replace(PRESETS[config.preset], **given)
 
 
-def sample(ranges: Ranges, rng: np.random.Generator) -> Parameters:
+def sample(ranges: Ranges, numbers: Iterable[float]) -> Parameters:
     """Draw the changes of one sample.
 
     Every range has draws of its own, in a fixed order, so that to change one range leaves what
@@ -119,12 +121,12 @@ def sample(ranges: Ranges, rng: np.random.Generator) -> Parameters:
 
     Args:
         ranges: What to draw from.
-        rng: The sample's own generator; it advances by the same amount whatever the ranges.
+        numbers: The sample's own `NUM_DRAWS` uniform numbers, 0 to below 1.
 
     Returns:
         What to do, relative to any size.
     """
-    draws = iter(rng.random(_DRAWS).tolist())
+    draws = iter(numbers)
     return Parameters(
         _sample_geometry(ranges, draws),
         _sample_color(ranges, draws),

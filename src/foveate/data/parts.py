@@ -20,7 +20,7 @@ from foveate.data.decode import decode_image, decode_pair
 from foveate.data.header import named, read
 from foveate.data.manifest import Manifest
 from foveate.data.places import Encoded, Place
-from foveate.data.samples import IGNORED, sample_generators
+from foveate.data.samples import IGNORED, sample_numbers
 from foveate.data.storage import Storage
 from foveate.data.warp import warp_image, warp_mask
 from foveate.errors import SampleError
@@ -85,10 +85,10 @@ def take_samples(
         SampleError: A file cannot be read and may not be skipped.
     """
     ranges = augmentation.resolve(source.augment)
-    generators = sample_generators(source.seed, 0, first, len(rows))
+    numbers = sample_numbers(source.seed, 0, first, len(rows)).tolist()
     samples, spent = [], 0.0
-    for row, places, rng in zip(rows.tolist(), _places(source, rows), generators, strict=True):
-        parameters = augmentation.sample(ranges, rng)
+    for row, places, drawn in zip(rows.tolist(), _places(source, rows), numbers, strict=True):
+        parameters = augmentation.sample(ranges, drawn)
         started = time.perf_counter()
         try:
             image, *masks = [_fetch(source, place) for place in places]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from foveate.errors import SampleError
 IGNORED = 255
 """Mask id of pixels without a class."""
 
+_BLOCK = 4  # numbers of a Philox generator at each count
 _NO_CHANGE = AugmentConfig(preset="none")
 
 Arrays = tuple[dict[str, NDArray[Any]], NDArray[Any] | None, NDArray[np.float32] | None]
@@ -113,8 +114,9 @@ class SampleReader:
             weights = self._weights[rows]
         images = self._manifest.image_places(rows)
         masks = self._manifest.mask_places(rows) if self._manifest.has_masks else None
-        for place, rng in enumerate(sample_generators(self._seed, epoch, first, len(rows))):
-            parameters = augmentation.sample(self._ranges, rng)
+        numbers = sample_numbers(self._seed, epoch, first, len(rows)).tolist()
+        for place in range(len(rows)):
+            parameters = augmentation.sample(self._ranges, numbers[place])
             out = inputs["images"][place]
             try:
                 if masks is None or targets is None:
@@ -200,20 +202,22 @@ def random_generator(seed: int, epoch: int, index: int, stream: int) -> np.rando
     return np.random.Generator(np.random.Philox(key=_key(seed, epoch, index, stream)))
 
 
-def sample_generators(
-    seed: int, epoch: int, first: int, count: int
-) -> Iterator[np.random.Generator]:
-    """Give the generator of each place in an epoch in turn, that of `random_generator`.
+def sample_numbers(seed: int, epoch: int, first: int, count: int) -> NDArray[np.float64]:
+    """Give the random numbers of samples, those of each place in an epoch its own.
 
-    It is one object whose key changes: a new one asks the system for entropy, which takes as
-    long as all its numbers.
+    Args:
+        seed: As `random_generator`.
+        epoch: As `random_generator`.
+        first: Place of the first sample in the epoch.
+        count: Number of samples.
+
+    Returns:
+        Uniform numbers, 0 to below 1, float64 (count, `augment.NUM_DRAWS`); the rows are the
+        same whatever the place that is counted from.
     """
-    philox = np.random.Philox(key=0)
-    rng, fresh = np.random.Generator(philox), philox.state
-    for place in range(first, first + count):
-        fresh["state"]["key"] = _key(seed, epoch, place, stream=0)
-        philox.state = fresh
-        yield rng
+    philox = np.random.Philox(key=_key(seed, epoch, 0, stream=0))
+    philox.advance(first * augmentation.NUM_DRAWS // _BLOCK)
+    return np.random.Generator(philox).random((count, augmentation.NUM_DRAWS))
 
 
 def _key(seed: int, epoch: int, index: int, stream: int) -> NDArray[np.uint64]:
