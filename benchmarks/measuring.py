@@ -73,16 +73,23 @@ def loader_stream(loader: Any) -> Stream:
 
 
 def measure_stream(stream: Stream, seconds: float) -> Speed:
-    """Count what a stream gives from its start on, so that nothing read ahead comes for free.
+    """Count what a stream gives once it flows.
+
+    Whoever starts, and fills or leaves behind a queue, works for batches that are not counted; so
+    all flow for a while first. Each batch is taken as soon as it is there, hence nothing waits in
+    a queue when the count begins.
 
     Args:
         stream: What to measure; closed afterwards.
-        seconds: How long, at least one batch.
+        seconds: How long to count, at least one batch; a quarter of it flows by before.
 
     Returns:
         Its speed.
     """
-    images, clock, batches = 0, Clock(), stream()
+    batches, start = stream(), Clock()
+    while start.seconds < seconds / 4:
+        next(batches)
+    images, clock = 0, Clock()
     while clock.seconds < seconds:
         images += next(batches)
     speed = clock.speed(images)

@@ -114,9 +114,10 @@ class SampleReader:
             weights = self._weights[rows]
         images = self._manifest.image_places(rows)
         masks = self._manifest.mask_places(rows) if self._manifest.has_masks else None
+        # All at once: between two images the processor's caches have forgotten how.
         numbers = sample_numbers(self._seed, epoch, first, len(rows)).tolist()
-        for place in range(len(rows)):
-            parameters = augmentation.sample(self._ranges, numbers[place])
+        changes = [augmentation.sample(self._ranges, drawn) for drawn in numbers]
+        for place, parameters in enumerate(changes):
             out = inputs["images"][place]
             try:
                 if masks is None or targets is None:
