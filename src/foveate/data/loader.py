@@ -244,7 +244,11 @@ class BatchLoader(keras.utils.PyDataset, DataAdapter):
             lambda array: tf.TensorSpec((None, *array.shape[1:]), array.dtype),
             self._batches.empty(),
         )
-        return tf.data.Dataset.from_generator(lambda: iter(self), output_signature=signature)
+        dataset = tf.data.Dataset.from_generator(lambda: iter(self), output_signature=signature)
+        options = tf.data.Options()  # else TensorFlow puts a queue behind whatever has none
+        options.experimental_optimization.inject_prefetch = False
+        options.autotune.enabled = False
+        return dataset.with_options(options)
 
     def get_torch_dataloader(self) -> Any:
         """Give a `torch.utils.data.DataLoader` of one epoch."""
