@@ -75,12 +75,13 @@ def accumulation() -> float:
         )
         config = RecipeConfig.model_validate(
             {
-                "gradient_accumulation_steps": steps,
                 "optimizer": {"name": "adamw", "clip_norm": 1.0, "weight_decay": 0.01},
             }
         )
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile(make_optimizer(config, 0.01, model), loss, jit_compile=runtime.jit_compile())
+        model.compile(
+            make_optimizer(config, 0.01, model, steps), loss, jit_compile=runtime.jit_compile()
+        )
         model.fit(x, y, batch_size=batch_size, epochs=1, shuffle=False, verbose=0)
         return [np.asarray(weight) for weight in model.get_weights()]
 

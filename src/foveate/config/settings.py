@@ -14,6 +14,7 @@ from foveate.config.augmentation import AugmentConfig
 from foveate.config.section import NamedSection, Seconds, Section
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+_BATCH_SIZE = 32  # of a step, unless something is said
 Level = Annotated[int, Field(ge=0, le=255)]
 
 
@@ -91,8 +92,9 @@ class DataConfig(Section):
     """Column of sample weights, zero or positive."""
     image_size: tuple[PositiveInt, PositiveInt] | None = None
     """(height, width) in pixels the model sees; the backbone's native size when not set."""
-    batch_size: PositiveInt = 32
-    """Samples the loader yields at once."""
+    batch_size: PositiveInt | None = None
+    """Samples the loader yields at once; when not set, as many as a step takes, or as many as fit
+    into the budget."""
     unreadable: Literal["fail", "skip"] = "fail"
     """What a file that cannot be read does: stop the run, or be left out and listed."""
     max_unreadable: Share = 0.01
@@ -220,8 +222,12 @@ class RecipeConfig(Section):
     """Peak learning rate of the fine_tune stage; a fifth of `learning_rate` when not set."""
     unfreeze: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     """Share of the backbone's layers, counted from the top, that the fine_tune stage trains."""
-    gradient_accumulation_steps: PositiveInt = 1
-    """Batches whose gradients are averaged into one step."""
+    gradient_accumulation_steps: PositiveInt | None = None
+    """Batches whose gradients are averaged into one step; when not set, what the effective batch
+    size needs, else 1."""
+    effective_batch_size: PositiveInt | None = None
+    """Samples of one step: data.batch_size times gradient_accumulation_steps; 32 when none of
+    the three is set."""
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
     """Arithmetic of the layers; logits and loss are float32 under any."""
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -241,6 +247,21 @@ class CheckpointConfig(Section):
     """Longest training between two checkpoints: seconds, or a text such as "90s", "10m", "2h"."""
     every_steps: PositiveInt | None = None
     """Most steps between two checkpoints; only the time counts when not set."""
+
+
+class BudgetConfig(Section):
+    """What a run may take. Whatever is stated here is planned for before, and kept to during, the
+    run.
+    """
+
+    ram: ByteSize | None = None
+    """Most memory of the run and its processes together, such as "4GiB"."""
+    gpu_memory: ByteSize | None = None
+    """Most memory of the accelerator, such as "8GiB"."""
+    time: Seconds | None = None
+    """Longest time from start to report: seconds, or a text such as "90s", "10m", "2h"."""
+    cpus: PositiveInt | None = None
+    """Most processors to compute on; all of them when not set."""
 
 
 class RuntimeConfig(Section):
@@ -269,5 +290,43 @@ class RunConfig(Section):
     """How to train."""
     checkpoint: CheckpointConfig = CheckpointConfig()
     """Going on after a crash."""
+    budget: BudgetConfig = BudgetConfig()
+    """What the run may take."""
     runtime: RuntimeConfig = RuntimeConfig()
     """What computes."""
+
+    @property
+    def batch_size(self) -> int:
+        """Samples the loader yields at once."""
+        return self.data.batch_size or self.effective_batch_size // (
+            self.recipe.gradient_accumulation_steps or 1
+        )
+
+    @property
+    def effective_batch_size(self) -> int:
+        """Samples of one step."""
+        stated = self.recipe.effective_batch_size
+        if stated is not None:
+            return stated
+        steps = self.recipe.gradient_accumulation_steps
+        return (self.data.batch_size or _BATCH_SIZE // (steps or 1) or 1) * (steps or 1)
+
+    @property
+    def gradient_accumulation_steps(self) -> int:
+        """Batches of one step."""
+        return self.effective_batch_size // self.batch_size
+
+    @model_validator(mode="after")
+    def _batches_make_a_step(self) -> RunConfig:
+        whole = self.recipe.effective_batch_size
+        batch, steps = self.data.batch_size, self.recipe.gradient_accumulation_steps
+        if whole is not None and (whole % (batch or 1) or whole % (steps or 1)):
+            fits = False
+        else:
+            fits = whole is None or not (batch and steps) or batch * steps == whole
+        if not fits:
+            raise ValueError(
+                "data.batch_size times recipe.gradient_accumulation_steps must be "
+                f"recipe.effective_batch_size, but got {batch=}, {steps=}, {whole=}; leave one out"
+            )
+        return self

@@ -101,7 +101,7 @@ class Predictor:
         return BatchLoader(
             manifest,
             self.image_size,
-            min(config.data.batch_size, manifest.num_samples),
+            min(config.batch_size, manifest.num_samples),
             encode=self.task.encode,
             num_classes=self.task.num_outputs,
             metadata=self.schema,

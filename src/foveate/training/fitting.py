@@ -139,7 +139,9 @@ def compile_stage(model: keras.Model, stage: Stage, prepared: Prepared, config: 
     # Where a sample could not be read, its mask is ignored, its label only weighs nothing.
     measured = "metrics" if prepared.task.per_pixel else "weighted_metrics"
     model.compile(
-        optimizer=make_optimizer(config.recipe, stage.learning_rate, model),
+        optimizer=make_optimizer(
+            config.recipe, stage.learning_rate, model, config.gradient_accumulation_steps
+        ),
         loss=loss,
         **{measured: prepared.task.metrics()},
         jit_compile=runtime.jit_compile(),

@@ -9,24 +9,26 @@ import keras
 from foveate.config.settings import RecipeConfig
 
 
-def make_optimizer(config: RecipeConfig, rate: float, model: keras.Model) -> keras.Optimizer:
+def make_optimizer(
+    config: RecipeConfig, rate: float, model: keras.Model, accumulation: int = 1
+) -> keras.Optimizer:
     """Make the optimizer of a stage.
 
     Args:
-        config: Update rule, weight decay, clipping, accumulation.
+        config: Update rule, weight decay, clipping.
         rate: Peak learning rate.
         model: Its trainable variables as they are in this stage. Vectors among them (biases,
             normalization) are never decayed.
+        accumulation: Batches whose gradients are averaged into one step.
 
     Returns:
         A new optimizer without state.
     """
     wanted = config.optimizer
-    steps = config.gradient_accumulation_steps
     shared: dict[str, Any] = {
         "learning_rate": rate,
         "global_clipnorm": wanted.clip_norm,
-        "gradient_accumulation_steps": steps if steps > 1 else None,
+        "gradient_accumulation_steps": accumulation if accumulation > 1 else None,
     }
     match wanted.name:
         case "adam":

@@ -62,7 +62,7 @@ class Prepared:
         return BatchLoader(
             self.manifest.split(split),
             self.image_size,
-            config.data.batch_size,
+            config.batch_size,
             shuffle=train,
             augment=config.augment if train else None,
             encode=self.task.encode,
@@ -72,7 +72,7 @@ class Prepared:
             sampling=config.loader.sampling if train else "uniform",
             repeat=config.loader.repeat if train else 1,
             remainder="drop" if train else "keep",
-            cycle=config.recipe.gradient_accumulation_steps if train else 1,
+            cycle=config.gradient_accumulation_steps if train else 1,
             seed=config.seed,
             threads=config.loader.threads,
             processes=config.loader.processes if train else 0,

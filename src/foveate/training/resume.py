@@ -60,8 +60,8 @@ class Checkpoints(keras.callbacks.Callback):
         self._run, self._loader, self._parts = run, loader, parts
         self._stage, self._epochs = stage, epochs
         self._seconds = config.checkpoint.every
-        steps, accumulated = config.checkpoint.every_steps, config.recipe
-        self._batches = steps and steps * accumulated.gradient_accumulation_steps
+        steps = config.checkpoint.every_steps
+        self._batches = steps and steps * config.gradient_accumulation_steps
         self._stage_start = loader.epoch - first_epoch
         self._position = 0
         self._saved_at, self._unsaved = time.monotonic(), 0
