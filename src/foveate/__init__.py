@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from foveate.data.loader import BatchLoader
     from foveate.data.manifest import Manifest
     from foveate.models.build import build_model
+    from foveate.planning.plan import Plan
     from foveate.runs import Run
 
 __version__ = "0.1.0"
@@ -30,6 +31,7 @@ __all__ = [
     "build_model",
     "evaluate",
     "load_config",
+    "plan",
     "predict",
     "resume",
     "train",
@@ -59,12 +61,25 @@ def train(
     """
     from rich.console import Console
 
+    from foveate.config.settings import RunConfig
+    from foveate.planning import planner
     from foveate.scale import runtime
 
-    runtime.prepare(config.runtime.backend if config is not None else "auto")
+    config = config or RunConfig()
+    console = Console(quiet=not progress)
+    source, plan = planner.plan_if_asked(data, config, console)
+    runtime.prepare(config.runtime.backend)
     from foveate.training import recipe
 
-    return recipe.train(data, config, out, Console() if progress else None)
+    return recipe.train(source, config, out, console, plan)
+
+
+def plan(data: Any, config: RunConfig | None = None) -> Plan:
+    """Plan a run on data for a budget; see `foveate.planning.planner.make_plan`."""
+    from foveate.config.settings import RunConfig
+    from foveate.planning import planner
+
+    return planner.make_plan(data, config or RunConfig())[1]
 
 
 def resume(run: str | Path | Run, progress: bool = True) -> Run:

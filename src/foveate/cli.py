@@ -91,6 +91,27 @@ def train(
     return train_and_judge(data, load_config(config, settings), out)
 
 
+@app.command(help_epilogue=_SETTINGS_HELP, usage="Usage: foveate plan DATA [OPTIONS] [SETTINGS]")
+def plan(*tokens: Tokens, config: Path | None = None) -> None:
+    """Say what training on DATA would take, and what fits into a budget; measured, not guessed.
+
+    A run that states budget.ram or budget.gpu_memory is planned like this before it starts.
+
+    Parameters
+    ----------
+    config
+        A TOML file of settings; flags win over it.
+    """
+    from foveate.config.files import load_config, split_tokens
+    from foveate.planning import planner
+
+    words, settings = split_tokens(tokens)
+    data = _one(words, "plan", "DATA: what train would get")
+    with console.status("measuring"):
+        _, found = planner.make_plan(data, load_config(config, settings))
+    planner.show(found, console)
+
+
 @app.command
 def evaluate(run: Path, /, *, split: str = "test") -> None:
     """Judge the model of RUN on one of its splits.

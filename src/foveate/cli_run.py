@@ -17,13 +17,18 @@ def say(text: str) -> None:
 
 
 def train_and_judge(data: str, config: Any, out: Path | None) -> int:
-    """Train, judge and report; what `train` and `quickstart` share."""
+    """Plan, train, judge and report; what `train` and `quickstart` share."""
+    from foveate.planning import planner
+    from foveate.runs import Run
     from foveate.scale import runtime
 
+    if out is not None:
+        Run(out).require_unused()  # before anything takes long
+    source, plan = planner.plan_if_asked(data, config, console)
     runtime.prepare(config.runtime.backend)
     from foveate.training.recipe import train as train_run
 
-    return _conclude(train_run(data, config, out, console))
+    return _conclude(train_run(source, config, out, console, plan))
 
 
 def resume_and_judge(folder: Path) -> int:

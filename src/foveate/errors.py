@@ -21,6 +21,10 @@ class SampleError(FoveateError, ValueError):
     """One image or mask file cannot be used; the message names it."""
 
 
+class BudgetError(FoveateError, RuntimeError):
+    """The stated budget does not suffice; the message names the smallest that would."""
+
+
 class RunError(FoveateError, RuntimeError):
     """A run folder is missing something, in use, or not what was expected."""
 

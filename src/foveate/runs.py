@@ -154,6 +154,11 @@ class Run:
         return self.folder / "status.json"
 
     @property
+    def plan_path(self) -> Path:
+        """What was planned for a stated budget, and why, as JSON."""
+        return self.folder / "plan.json"
+
+    @property
     def manifest_path(self) -> Path:
         """The table of samples with their splits."""
         return self.folder / "manifest.parquet"

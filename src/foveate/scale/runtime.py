@@ -119,3 +119,41 @@ def jit_compile() -> bool | Literal["auto"]:
 
     slow = keras.backend.backend() == "tensorflow" and devices() == ["cpu"]
     return False if slow else "auto"
+
+
+@contextlib.contextmanager
+def dtype_policy(name: str) -> Iterator[None]:
+    """Build layers under a precision policy; they keep it, the process does not."""
+    import keras
+
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def peak_device_bytes() -> int | None:
+    """Tell the most memory of an accelerator that was in use at once; None without one."""
+    import keras
+
+    if devices() == ["cpu"]:
+        return None
+    match keras.backend.backend():
+        case "torch":
+            import torch
+
+            return int(torch.cuda.max_memory_allocated()) if torch.cuda.is_available() else None
+        case "jax":
+            import jax
+
+            found = [device.memory_stats() or {} for device in jax.local_devices()]
+            return max(int(stats.get("peak_bytes_in_use", 0)) for stats in found)
+        case _:
+            import tensorflow as tf
+
+            names = [
+                f"GPU:{index}" for index in range(len(tf.config.list_physical_devices("GPU")))
+            ]
+            return max(int(tf.config.experimental.get_memory_info(name)["peak"]) for name in names)

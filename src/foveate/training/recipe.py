@@ -18,6 +18,7 @@ from foveate.data.manifest import Manifest
 from foveate.errors import ConfigError, FoveateError, RunError, nearest
 from foveate.models.build import build_model
 from foveate.models.bundle import Bundle, save_bundle
+from foveate.planning.plan import Plan
 from foveate.runs import Run, next_folder
 from foveate.scale import runtime
 from foveate.training.callbacks import BestEpoch
@@ -39,6 +40,7 @@ def train(
     config: RunConfig | None = None,
     out: str | Path | None = None,
     console: Console | None = None,
+    plan: Plan | None = None,
 ) -> Run:
     """Train a model on data and leave a run folder.
 
@@ -47,6 +49,7 @@ def train(
         config: The settings; defaults when None.
         out: The run folder, new or empty; ``runs/<data>-<number>`` when None.
         console: Where progress is shown; nowhere when None.
+        plan: What `foveate.planning.planner` chose for this data and these settings.
 
     Returns:
         The finished run. After Ctrl-C it has status ``interrupted`` and the best model so far;
@@ -60,6 +63,8 @@ def train(
             numbers.
     """
     config = config or RunConfig()
+    if plan is not None:
+        config = plan.apply(config)
     console = console or Console(quiet=True)
     run = Run(out) if out is not None else _next_run(_stem(data), console)
     run.require_unused()
@@ -69,6 +74,8 @@ def train(
     Run.create(run.folder, config)
     with _leaving_nothing_half_done(run):
         work.prepared.manifest.save(run.manifest_path)
+        if plan is not None:
+            run.save_json(run.plan_path, plan.to_dict())
         return _carry_out(work, None)
 
 
@@ -111,7 +118,7 @@ def _set_up(run: Run, data: Any, config: RunConfig, console: Console) -> Work:
         prepared = prepare(data, config, report)
     announce(console, prepared, config)
     keras.utils.set_random_seed(config.seed)
-    with _dtype_policy(config.recipe.precision):
+    with runtime.dtype_policy(config.recipe.precision):
         model = build_model(config.model, prepared.model_inputs, prepared.task, config.seed)
     return Work(run, config, prepared, model, _stopping(config, prepared), console)
 
@@ -205,17 +212,6 @@ def _stopping(config: RunConfig, prepared: Prepared) -> StoppingConfig:
     return stopping
 
 
-@contextlib.contextmanager
-def _dtype_policy(name: str) -> Iterator[None]:
-    """Build layers under a policy; they keep it, the process does not."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(name)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
-
-
 def _validation_loader(prepared: Prepared, config: RunConfig) -> BatchLoader | None:
     rows = prepared.manifest.split("validation")
     return prepared.loader("validation", config) if rows.num_samples else None
@@ -251,4 +247,5 @@ def _next_run(stem: str, console: Console) -> Run:
 
 
 def _stem(data: Any) -> str:
-    return Path(data).resolve().stem if isinstance(data, str | Path) else "run"
+    source = data.source if isinstance(data, Manifest) else data
+    return Path(source).resolve().stem if isinstance(source, str | Path) else "run"

@@ -1,0 +1,90 @@
+"""The story of a plan: what the data is, what the machine does with it, what fits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psutil
+from pydantic import ByteSize
+from rich.console import Console
+from rich.table import Table
+
+from foveate.config.settings import RunConfig
+from foveate.data.manifest import Manifest, read_manifest
+from foveate.errors import BudgetError
+from foveate.planning import machine
+from foveate.planning.fingerprint import fingerprint
+from foveate.planning.measure import measure
+from foveate.planning.plan import Plan, settle, size_text
+
+_LEFT_TO_OTHERS = 0.1  # of the machine's memory, where no budget is stated
+_QUEUE_SHARE = 16  # batches that wait may take this part of the memory
+
+
+def make_plan(data: Any, config: RunConfig) -> tuple[Manifest, Plan]:
+    """Plan a run; nothing of it needs Keras in this process.
+
+    Args:
+        data: A folder, a CSV or Parquet file, a dataframe, or a Manifest.
+        config: What the user states; `budget` holds the limits, else those of the machine hold.
+
+    Returns:
+        The data, read, and the plan.
+
+    Raises:
+        BudgetError: Nothing fits, or the budget is more than there is.
+        FoveateError: As `foveate.training.recipe.train`.
+    """
+    ram = _ram(config)
+    manifest = data if isinstance(data, Manifest) else read_manifest(data, config.data)
+    found = fingerprint(manifest, config)
+    queue = min(int(config.loader.queue), ram // _QUEUE_SHARE)
+    loader = config.loader.model_copy(update={"queue": ByteSize(queue)})
+    config = config.model_copy(update={"loader": loader})
+    own = psutil.Process().memory_info().rss
+    measured = measure(manifest, config, max(ram - own, 0))
+    return manifest, settle(config, found, measured, ram)
+
+
+def plan_if_asked(data: Any, config: RunConfig, console: Console) -> tuple[Any, Plan | None]:
+    """Plan a run whose settings state how much memory it may take.
+
+    Args:
+        data: As for `make_plan`.
+        config: As for `make_plan`.
+        console: Where the plan is shown.
+
+    Returns:
+        The data, perhaps read already, and the plan, if there is one.
+    """
+    if config.budget.ram is None and config.budget.gpu_memory is None:
+        return data, None
+    with console.status("measuring what fits"):
+        manifest, plan = make_plan(data, config)
+    show(plan, console)
+    return manifest, plan
+
+
+def show(plan: Plan, console: Console) -> None:
+    """Print the ledger of a plan and what follows from it."""
+    table = Table(title="plan")
+    for column in ("what", "how much", "source", "reason"):
+        table.add_column(column)
+    for line in plan.ledger:
+        table.add_row(line.name, line.value, line.source, line.reason)
+    console.print(table)
+    for text in plan.advice:
+        console.print(text, highlight=False, soft_wrap=True)
+
+
+def _ram(config: RunConfig) -> int:
+    there = machine.memory_bytes()
+    stated = config.budget.ram
+    if stated is None:
+        return round(there * (1 - _LEFT_TO_OTHERS))
+    if stated > there:
+        raise BudgetError(
+            f"budget.ram must be at most what the machine has, {size_text(there)}, but got "
+            f"{size_text(stated)}. State less, or leave it out."
+        )
+    return int(stated)

@@ -1,0 +1,193 @@
+"""A trial of a run, for a process of its own: how long steps take, and how much memory.
+
+`foveate.planning.measure` starts it. It trains a model with random changes of its weights that
+nobody keeps, through the very loader, stages and `fit` of a run.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import keras
+import psutil
+
+from foveate.config.files import load_config
+from foveate.config.settings import RunConfig
+from foveate.data.manifest import Manifest
+from foveate.models.build import build_model
+from foveate.scale import runtime
+from foveate.training.fitting import compile_stage
+from foveate.training.prepare import Prepared, prepare
+from foveate.training.stages import plan_stages
+
+_WARM_BATCHES = 3  # the first compiles, the next still grow the allocator
+_BATCHES = 4  # timed, at least
+_SECOND_SIZE = 4  # far enough from one sample to see what one more takes
+_SECONDS = 2.0  # timed, at least
+
+
+def try_out(folder: Path) -> None:
+    """Measure what a request asks for, and write each answer as soon as it is known.
+
+    Args:
+        folder: Holds ``manifest.parquet``, ``config.toml`` and ``request.json`` with the batch
+            sizes that may be tried, ascending, and the memory that no try should exceed as far
+            as can be told from those before. Gets ``answers.jsonl``: a line about the data and
+            the model, then one a batch size.
+    """
+    request = json.loads((folder / "request.json").read_text())
+    config = load_config(folder / "config.toml")
+    with (folder / "answers.jsonl").open("w") as answers:
+        for answer in _answers(Manifest.load(folder / "manifest.parquet"), config, request):
+            answers.write(json.dumps(answer) + "\n")
+            answers.flush()
+
+
+def _answers(
+    manifest: Manifest, config: RunConfig, request: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    prepared = prepare(manifest, config)
+    keras.utils.set_random_seed(config.seed)
+    with runtime.dtype_policy(config.recipe.precision):
+        model = build_model(config.model, prepared.model_inputs, prepared.task, config.seed)
+    base = _resident()
+    yield {
+        "backend": keras.backend.backend(),
+        "devices": runtime.devices(),
+        "image_size": prepared.image_size,
+        "stages": [(stage.name, stage.epochs) for stage in plan_stages(config)],
+        "base_bytes": base,
+        "startup_seconds": time.time() - psutil.Process().create_time(),
+        "rows": {
+            name: prepared.manifest.split(name).num_samples
+            for name in ("train", "validation", "test")
+        },
+        "weight_bytes": sum(weight.nbytes for weight in model.get_weights()),
+    }
+    peaks: dict[int, int] = {}
+    while (size := _next_size(request["batch_sizes"], peaks, request["limit"])) is not None:
+        answer = _measure(prepared, _with_batch(config, size), model)
+        peaks[size] = answer["peak_bytes"]
+        yield answer
+
+
+def _next_size(sizes: Sequence[int], peaks: Mapping[int, int], limit: int) -> int | None:
+    """The smallest size, one a little larger, then the largest that these let hope to fit."""
+    if not peaks:
+        return sizes[0]
+    left = [size for size in sizes if size > max(peaks)]
+    if not left or max(peaks.values()) > limit or len(peaks) > 2:
+        return None
+    if len(peaks) == 1:
+        return next((size for size in left if size >= _SECOND_SIZE), left[-1])
+    fitting = [size for size in left if _expected(peaks, size) <= limit]
+    return fitting[-1] if fitting else None
+
+
+def _with_batch(config: RunConfig, batch_size: int) -> RunConfig:
+    """The same step in batches of another size."""
+    data = config.data.model_copy(update={"batch_size": batch_size})
+    steps = max(config.effective_batch_size // batch_size, 1)
+    recipe = config.recipe.model_copy(
+        update={"gradient_accumulation_steps": steps, "effective_batch_size": None}
+    )
+    return config.model_copy(update={"data": data, "recipe": recipe})
+
+
+def _expected(peaks: Mapping[int, int], batch_size: int) -> float:
+    """What the last two sizes let expect of the next."""
+    (size, peak), (larger, larger_peak) = sorted(peaks.items())[-2:]
+    slope = max(larger_peak - peak, 0) / (larger - size)
+    return larger_peak + slope * (batch_size - larger)
+
+
+def _measure(prepared: Prepared, config: RunConfig, model: keras.Model) -> dict[str, Any]:
+    _forget_peak()
+    stages, waits = {}, {}
+    loader = prepared.loader("train", config)
+    for stage in plan_stages(config):
+        compile_stage(model, stage, prepared, config)
+        watch = _StepTimes()
+        waited = loader.wait_seconds
+        # As many epochs as it takes: small sets have but a few batches.
+        model.fit(loader, epochs=10_000, shuffle=False, verbose=0, callbacks=[watch])
+        stages[stage.name] = watch.seconds
+        waits[stage.name] = (loader.wait_seconds - waited) / max(watch.total, 1e-9)
+        loader.close()
+    validation = _validation_seconds(prepared, config, model)
+    return {
+        "batch_size": config.batch_size,
+        "peak_bytes": _peak(),
+        "device_bytes": runtime.peak_device_bytes(),
+        "stage_seconds": stages,
+        "wait_shares": waits,
+        "validation_seconds": validation,
+    }
+
+
+class _StepTimes(keras.callbacks.Callback):
+    """Takes the time from the end of a batch to the end of the next, loading included."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: list[float] = []
+        self._seen, self._last, self._first = 0, 0.0, time.perf_counter()
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Note the time; stop where there is enough of it."""
+        now = time.perf_counter()
+        self._seen += 1
+        if self._seen > _WARM_BATCHES:
+            self.seconds.append(now - self._last)
+        self._last = now
+        if len(self.seconds) >= _BATCHES and sum(self.seconds) >= _SECONDS:
+            self.model.stop_training = True
+
+    @property
+    def total(self) -> float:
+        """Seconds of all batches, warm-up included."""
+        return self._last - self._first
+
+
+def _validation_seconds(prepared: Prepared, config: RunConfig, model: keras.Model) -> float:
+    """Seconds that judging a sample takes, loading included; 0 where nothing is held out."""
+    splits = [name for name in ("validation", "test") if prepared.manifest.split(name).num_samples]
+    if not splits:
+        return 0.0
+    loader = prepared.loader(splits[0], config)
+    model.test_on_batch(*loader.batch_at(0))  # compiles
+    samples, started = 0, time.perf_counter()
+    for batch in loader:
+        if samples and len(batch[0]["images"]) < loader.batch_size:
+            break  # another size would be compiled anew
+        model.test_on_batch(*batch)
+        samples += len(batch[0]["images"])
+        if time.perf_counter() - started > _SECONDS:
+            break
+    loader.close()
+    return (time.perf_counter() - started) / samples
+
+
+def _resident() -> int:
+    return int(psutil.Process().memory_info().rss)
+
+
+def _forget_peak() -> None:
+    """Let the peak begin anew; where the system cannot, it is that of all sizes so far."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak() -> int:
+    """Highest resident memory, in bytes."""
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    memory = psutil.Process().memory_info()
+    return int(getattr(memory, "peak_wset", memory.rss))
