@@ -1,5 +1,6 @@
 """What an epoch draws, how it ends, and that processes change nothing."""
 
+import multiprocessing
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,27 @@ def test_processes_give_the_same_bytes(augment: AugmentConfig | None, digits: Ma
             loader.close()
 
     assert made(processes=2, threads=2) == made(threads=2)
+
+
+def test_a_queue_that_shrinks_ends_the_processes(digits: Manifest) -> None:
+    def others() -> int:
+        return len(multiprocessing.active_children())
+
+    before = others()
+    loader = BatchLoader(digits, (16, 16), 32, shuffle=True, augment=MIXED, processes=1)
+    for index, (inputs, targets) in enumerate(loader):
+        expected = loader[index]
+        np.testing.assert_array_equal(inputs["images"], expected[0]["images"])
+        np.testing.assert_array_equal(targets, expected[1])
+        if index == 1:
+            assert others() == before + 1
+            assert loader.shrink_queue()
+        if index >= 1:
+            assert others() == before
+            assert not loader.shrink_queue()
+        if index == 3:  # the last one moves the epoch, which indexing follows
+            break
+    loader.close()
 
 
 def test_processes_encode_masks(mask_folders: Path) -> None:

@@ -1,4 +1,7 @@
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,8 @@ from PIL import Image
 
 from foveate.config.augmentation import AugmentConfig
 from foveate.config.settings import DataConfig
+from foveate.data.ahead import ReadAhead
+from foveate.data.batches import Batch, Batches
 from foveate.data.loader import BatchLoader
 from foveate.data.manifest import Manifest
 from foveate.data.metadata import fit_schema
@@ -47,6 +52,47 @@ def test_same_bytes_for_any_queue(digits: Manifest) -> None:
     small = BatchLoader(digits, (16, 16), 32, shuffle=True, augment=STRONG, queue_bytes=1)
     large = BatchLoader(digits, (16, 16), 32, shuffle=True, augment=STRONG)
     assert all_bytes(small) == all_bytes(large)
+
+
+def test_same_bytes_when_another_thread_shrinks_the_queue(digits: Manifest) -> None:
+    steady = BatchLoader(digits, (16, 16), 32, shuffle=True, augment=STRONG)
+    loader = BatchLoader(digits, (16, 16), 32, shuffle=True, augment=STRONG)
+    parts, answers = [], []
+    with ThreadPoolExecutor(1) as pool:
+        for number, (inputs, targets) in enumerate(chain(loader, loader)):
+            parts += [inputs["images"].tobytes(), targets.tobytes()]
+            if number in (2, len(loader) + 2):
+                answers.append(pool.submit(loader.shrink_queue))
+    loader.close()
+    assert [answer.result() for answer in answers] == [True, False]
+    assert b"".join(parts) == all_bytes(steady)
+
+
+def test_a_shrunk_queue_holds_one_batch() -> None:
+    class Computed(Batches):
+        """Notes what is computed, and when it is as much as a queue of four holds."""
+
+        def __init__(self) -> None:
+            self.positions: list[int] = []
+            self.full = threading.Event()
+
+        def at(self, position: int) -> Batch:
+            self.positions.append(position)
+            if len(self.positions) == 5:
+                self.full.set()
+            return (position,)
+
+    computed = Computed()
+    ahead = ReadAhead(computed, threads=2, processes=0, most=4)
+    assert ahead.take(0) == (0,)
+    assert computed.full.wait(60)
+    assert sorted(computed.positions) == [0, 1, 2, 3, 4]
+    computed.positions.clear()
+    assert ahead.shrink()
+    assert not ahead.shrink()
+    assert [ahead.take(position) for position in (1, 2)] == [(1,), (2,)]
+    assert set(computed.positions) <= {1, 2, 3}
+    ahead.close()
 
 
 def test_seed_and_epoch_change_what_is_seen(digits: Manifest) -> None:

@@ -51,6 +51,21 @@ class ReadAhead:
         self.wait_seconds += time.perf_counter() - started
         return batch
 
+    def shrink(self) -> bool:
+        """Let go of what waits; from now on this process alone reads, one batch ahead.
+
+        Other processes are given up since each takes more memory than a queue.
+
+        Returns:
+            Whether it read more than that before.
+        """
+        with self._lock:
+            if self._most == 1 and not self._processes:
+                return False
+            self._stop()
+            self._most, self._processes = 1, 0
+        return True
+
     def close(self) -> None:
         """Stop, and free the queue; taking a batch starts it anew."""
         with self._lock:

@@ -214,6 +214,17 @@ class BatchLoader(keras.utils.PyDataset, DataAdapter):
         """Say which rows of the manifest were skipped so far, bool of their shape."""
         return self._unreadable.among(rows)
 
+    def shrink_queue(self) -> bool:
+        """Free what waits, and let no more than one batch wait from now on.
+
+        It may be called in the middle of an epoch and from any thread. Batches and their order
+        stay the same: what was dropped is computed anew when its turn comes. Other processes end.
+
+        Returns:
+            Whether there was anything to shrink.
+        """
+        return self._ahead.shrink()
+
     def close(self) -> None:
         """Stop reading ahead and free the queue; iterating again starts it anew."""
         self._ahead.close()
