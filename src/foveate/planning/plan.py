@@ -16,7 +16,7 @@ from foveate.planning.fingerprint import Fingerprint
 from foveate.planning.measure import Measurement, Try, batch_sizes
 
 _MIB, _GIB = 1024**2, 1024**3
-_KEPT_FREE = 0.08
+_KEPT_FREE = 0.12
 """Share of the memory that is not planned for: a long run grows a little beyond a short trial."""
 _LOADING_LIMITS = 0.2  # share of time spent waiting above which loading is the bottleneck
 

@@ -1,0 +1,147 @@
+"""The arithmetic of a plan, on measurements made up so that the answer is known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from foveate.config.settings import RunConfig
+from foveate.errors import BudgetError
+from foveate.planning.fingerprint import Fingerprint
+from foveate.planning.measure import Measurement, Try
+from foveate.planning.plan import batch_seconds, peak_bytes, settle
+
+MIB = 1024**2
+FOUND = Fingerprint(1000, 100, (300, 400), (600, 800), {"jpg": 1.0}, 50_000.0)
+BASE, EACH = 800 * MIB, 50 * MIB
+"""Memory without a batch, and of each sample in one."""
+
+
+def tried(size: int, waits: float = 0.0, slow: float = 0.0) -> Try:
+    seconds = slow + 0.1 * size
+    return Try(
+        size,
+        BASE + size * EACH,
+        None,
+        {"frozen": [seconds / 5] * 5, "fine_tune": [seconds] * 5},
+        {"frozen": waits, "fine_tune": waits},
+        0.02,
+    )
+
+
+def measured(*tries: Try, **others: Any) -> Measurement:
+    values: dict[str, Any] = {
+        "backend": "tensorflow",
+        "devices": ["cpu"],
+        "image_size": (224, 224),
+        "stages": [("frozen", 10), ("fine_tune", 5)],
+        "base_bytes": BASE,
+        "startup_seconds": 10.0,
+        "rows": {"train": 800, "validation": 100, "test": 100},
+        "weight_bytes": 13 * MIB,
+        "tries": list(tries),
+        "limit": 2**62,
+    }
+    return Measurement(**{**values, **others})
+
+
+def config(**sections: Any) -> RunConfig:
+    return RunConfig.model_validate(sections)
+
+
+USUAL = measured(tried(1), tried(4), tried(32))
+
+
+class TestSettle:
+    @settings(max_examples=60)
+    @given(st.integers(1000, 5000), st.sampled_from([8, 24, 32, 60]))
+    def test_what_is_planned_fits_and_makes_a_whole_step(self, ram: int, whole: int) -> None:
+        stated = config(recipe={"effective_batch_size": whole})
+        plan = settle(stated, FOUND, USUAL, ram * MIB)
+        assert plan.peak_bytes < ram * MIB
+        assert plan.batch_size * plan.gradient_accumulation_steps == whole
+        larger = [n for n in range(plan.batch_size + 1, whole + 1) if whole % n == 0]
+        if larger:  # all samples cost alike here, so the largest that fits is taken
+            assert peak_bytes(USUAL, larger[0]) > 0.85 * ram * MIB
+        applied = plan.apply(stated)
+        assert applied.batch_size == plan.batch_size
+        assert applied.effective_batch_size == whole
+
+    def test_the_smallest_budget_that_is_named_does(self) -> None:
+        with pytest.raises(BudgetError, match=r"budget\.ram must be at least (\d+) MiB") as caught:
+            settle(config(), FOUND, USUAL, 300 * MIB)
+        named = int(str(caught.value).split("at least ")[1].split(" MiB")[0])
+        assert settle(config(), FOUND, USUAL, named * MIB).batch_size == 1
+        with pytest.raises(BudgetError):
+            settle(config(), FOUND, USUAL, (named - 51) * MIB)
+
+    def test_a_pinned_batch_is_kept_or_refused(self) -> None:
+        pinned = config(data={"batch_size": 16})
+        known = measured(tried(16))
+        plan = settle(pinned, FOUND, known, 4096 * MIB)
+        assert (plan.batch_size, plan.gradient_accumulation_steps) == (16, 1)
+        assert next(line for line in plan.ledger if line.name == "batch size").source == "pinned"
+        with pytest.raises(BudgetError, match=r"leave data\.batch_size out"):
+            settle(pinned, FOUND, known, 1024 * MIB)
+
+    def test_memory_of_the_accelerator(self) -> None:
+        tries = [replace(tried(size), device_bytes=100 * MIB * size) for size in (1, 4, 32)]
+        stated = config(budget={"gpu_memory": 1000 * MIB})
+        plan = settle(stated, FOUND, measured(*tries), 10_000 * MIB)
+        assert plan.batch_size == 8  # of 1, 2, 4, 8, 16, 32 the largest below ten
+        with pytest.raises(BudgetError, match=r"budget\.gpu_memory must be at least"):
+            settle(config(budget={"gpu_memory": 50 * MIB}), FOUND, measured(*tries), 10_000 * MIB)
+
+    def test_the_fastest_is_taken_where_batches_cost_by_themselves(self) -> None:
+        tries = [tried(size, slow=1.0) for size in (1, 4, 32)]
+        assert settle(config(), FOUND, measured(*tries), 8192 * MIB).batch_size == 32
+
+    def test_a_larger_batch_that_is_slower_is_not_taken(self) -> None:
+        slow = replace(tried(32), stage_seconds={"frozen": [6.0] * 5, "fine_tune": [30.0] * 5})
+        plan = settle(config(), FOUND, measured(tried(1), tried(4), slow), 8192 * MIB)
+        assert plan.batch_size == 4
+
+    def test_time(self) -> None:
+        plan = settle(config(), FOUND, USUAL, 8192 * MIB)
+        # 800 samples at 0.02 and 0.1 s, 100 judged at 0.02 s.
+        assert plan.epoch_seconds == pytest.approx({"frozen": 18.0, "fine_tune": 82.0})
+        # 10 s to start, 10 and 5 epochs, 100 samples to judge.
+        assert plan.total_seconds == pytest.approx(10 + 180 + 410 + 2)
+
+    def test_time_is_open_where_the_number_of_epochs_is(self) -> None:
+        open_ended = measured(tried(1), tried(32), stages=[("frozen", None), ("fine_tune", None)])
+        plan = settle(config(budget={"time": 600}), FOUND, open_ended, 8192 * MIB)
+        assert plan.total_seconds is None
+        assert any("10 min" in line.value for line in plan.ledger)
+
+    def test_the_bottleneck_is_told(self) -> None:
+        assert settle(config(), FOUND, USUAL, 8192 * MIB).bottleneck == "model"
+        waiting = measured(*(tried(size, waits=0.5) for size in (1, 4, 32)))
+        plan = settle(config(), FOUND, waiting, 8192 * MIB)
+        assert plan.bottleneck == "loading"
+        assert any("50% of the time" in text for text in plan.advice)
+
+    def test_what_one_more_gib_would_buy(self) -> None:
+        plan = settle(config(), FOUND, USUAL, 2000 * MIB)
+        assert any("One more GiB would allow batches of 32" in text for text in plan.advice)
+        assert not any(
+            "One more GiB" in text for text in settle(config(), FOUND, USUAL, 8192 * MIB).advice
+        )
+
+
+def test_lines_go_through_what_was_tried() -> None:
+    for size in (1, 4, 32):
+        assert peak_bytes(USUAL, size) == BASE + size * EACH
+        assert batch_seconds(USUAL, "fine_tune", size) == pytest.approx(0.1 * size)
+    assert peak_bytes(USUAL, 64) == BASE + 64 * EACH
+
+
+def test_a_measurement_survives_json() -> None:
+    import json
+    from dataclasses import asdict
+
+    assert Measurement.from_dict(json.loads(json.dumps(asdict(USUAL)))) == USUAL
