@@ -72,9 +72,11 @@ class TestSettle:
         assert applied.effective_batch_size == whole
 
     def test_the_smallest_budget_that_is_named_does(self) -> None:
-        with pytest.raises(BudgetError, match=r"budget\.ram must be at least (\d+) MiB") as caught:
+        with pytest.raises(
+            BudgetError, match=r"budget\.ram must be at least [\d,]+ MiB"
+        ) as caught:
             settle(config(), FOUND, USUAL, 300 * MIB)
-        named = int(str(caught.value).split("at least ")[1].split(" MiB")[0])
+        named = int(str(caught.value).split("at least ")[1].split(" MiB")[0].replace(",", ""))
         assert settle(config(), FOUND, USUAL, named * MIB).batch_size == 1
         with pytest.raises(BudgetError):
             settle(config(), FOUND, USUAL, (named - 51) * MIB)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from foveate.config.files import load_config
 from foveate.config.settings import RunConfig
 from foveate.data.manifest import Manifest
 from foveate.models.build import build_model
+from foveate.planning.memory import forget_peak, peak_bytes, resident_bytes
 from foveate.scale import runtime
 from foveate.training.fitting import compile_stage
 from foveate.training.prepare import Prepared, prepare
@@ -55,7 +55,7 @@ def _answers(
     keras.utils.set_random_seed(config.seed)
     with runtime.dtype_policy(config.recipe.precision):
         model = build_model(config.model, prepared.model_inputs, prepared.task, config.seed)
-    base = _resident()
+    base = resident_bytes()
     yield {
         "backend": keras.backend.backend(),
         "devices": runtime.devices(),
@@ -107,7 +107,7 @@ def _expected(peaks: Mapping[int, int], batch_size: int) -> float:
 
 
 def _measure(prepared: Prepared, config: RunConfig, model: keras.Model) -> dict[str, Any]:
-    _forget_peak()
+    forget_peak()
     stages, waits = {}, {}
     loader = prepared.loader("train", config)
     for stage in plan_stages(config):
@@ -122,7 +122,7 @@ def _measure(prepared: Prepared, config: RunConfig, model: keras.Model) -> dict[
     validation = _validation_seconds(prepared, config, model)
     return {
         "batch_size": config.batch_size,
-        "peak_bytes": _peak(),
+        "peak_bytes": peak_bytes(),
         "device_bytes": runtime.peak_device_bytes(),
         "stage_seconds": stages,
         "wait_shares": waits,
@@ -171,23 +171,3 @@ def _validation_seconds(prepared: Prepared, config: RunConfig, model: keras.Mode
             break
     loader.close()
     return (time.perf_counter() - started) / samples
-
-
-def _resident() -> int:
-    return int(psutil.Process().memory_info().rss)
-
-
-def _forget_peak() -> None:
-    """Let the peak begin anew; where the system cannot, it is that of all sizes so far."""
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def _peak() -> int:
-    """Highest resident memory, in bytes."""
-    with suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    memory = psutil.Process().memory_info()
-    return int(getattr(memory, "peak_wset", memory.rss))
