@@ -18,6 +18,9 @@ def say(text: str) -> None:
 
 def train_and_judge(data: str, config: Any, out: Path | None) -> int:
     """Plan, train, judge and report; what `train` and `quickstart` share."""
+    from foveate.training.clock import Clock
+
+    clock = Clock()  # before Keras is imported, which takes its time
     from foveate.planning import planner
     from foveate.runs import Run
     from foveate.scale import runtime
@@ -28,23 +31,25 @@ def train_and_judge(data: str, config: Any, out: Path | None) -> int:
     runtime.prepare(config.runtime.backend)
     from foveate.training.recipe import train as train_run
 
-    return _conclude(train_run(source, config, out, console, plan))
+    return _conclude(train_run(source, config, out, console, plan, clock), clock)
 
 
 def resume_and_judge(folder: Path) -> int:
     """Go on with a run on the backend it was started on, judge and report."""
     from foveate.runs import Run
     from foveate.scale import runtime
+    from foveate.training.clock import Clock
 
+    clock = Clock()
     run = Run.open(folder)
     run.require_resumable()
     runtime.prepare(run.backend)
     from foveate.training.recipe import resume as resume_run
 
-    return _conclude(resume_run(folder, console))
+    return _conclude(resume_run(folder, console, clock), clock)
 
 
-def _conclude(finished: Any) -> int:
+def _conclude(finished: Any, clock: Any) -> int:
     """Judge a run on its held-out split, and report."""
     from foveate.evaluation.scores import evaluate as judge
     from foveate.evaluation.scores import held_out_split
@@ -59,6 +64,8 @@ def _conclude(finished: Any) -> int:
     if split is not None:
         show_scores(judge(finished, split))
     say(f"Run:    {folder}\nReport: {write_report(finished)}")
+    if (budget := finished.config().budget.time) is not None:
+        say(f"Time:   {clock.spent:.0f} s of {budget:.0f} s")
     say(
         "Next:\n"
         f"  foveate predict {folder} IMAGES --out predictions.csv\n"

@@ -214,10 +214,12 @@ class RecipeConfig(Section):
 
     learning_rate: Annotated[float, Field(gt=0.0)] = 1e-3
     """Peak learning rate of the frozen stage, or of training from scratch."""
-    epochs: PositiveInt = 10
-    """Epochs with a frozen backbone, or of training from scratch."""
+    epochs: PositiveInt | None = None
+    """Epochs with a frozen backbone, or of training from scratch; when not set 10, or with
+    budget.time as many as fit."""
     fine_tune_epochs: Annotated[int, Field(ge=0)] | None = None
-    """Epochs with an unfrozen backbone; 5 when not set and the backbone is pretrained."""
+    """Epochs with an unfrozen backbone; when not set and the backbone is pretrained 5, or with
+    budget.time as many as fit."""
     fine_tune_learning_rate: Annotated[float, Field(gt=0.0)] | None = None
     """Peak learning rate of the fine_tune stage; a fifth of `learning_rate` when not set."""
     unfreeze: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0

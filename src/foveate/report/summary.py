@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 SPLITS = ("train", "validation", "test")
 _METADATA = "metadata."
-_NOT_METRICS = ("stage", "epoch", "seconds", "wait_seconds", "learning_rate")
+_NOT_METRICS = ("stage", "epoch", "seconds", "wait_seconds", "learning_rate", "ended")
 _Z = 1.959964
 """Quantile of the normal distribution that leaves 2.5 % above it."""
 

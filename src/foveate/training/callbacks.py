@@ -1,4 +1,4 @@
-"""What happens while a stage runs: the rate, the best epoch, the history, the display."""
+"""What happens while a stage runs: the rate, the best epoch, the history, its time."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from foveate.data.loader import BatchLoader
 from foveate.errors import RunError
 from foveate.runs import Run
 from foveate.training.checkpoint import save_weights
+from foveate.training.clock import StageTime
 from foveate.training.schedule import rate_factor
 
 
@@ -45,16 +46,23 @@ class LearningRate(keras.callbacks.Callback):
     Args:
         config: Shape of the schedule.
         peak: Highest rate.
-        num_batches: Batches in the whole stage.
+        num_batches: Batches in the whole stage; None where only its time is known.
         monitor: Value whose plateau counts.
+        time: The stage's time, if it is stated. The rate then goes by the share of it that is
+            spent (budgeted training, Li et al., ICLR 2020), or of the batches if that is more.
     """
 
     def __init__(
-        self, config: ScheduleConfig, peak: float, num_batches: int, monitor: str
+        self,
+        config: ScheduleConfig,
+        peak: float,
+        num_batches: int | None,
+        monitor: str,
+        time: StageTime | None = None,
     ) -> None:
         super().__init__()
         self._config, self._peak, self._num_batches = config, peak, num_batches
-        self._monitor = monitor
+        self._monitor, self._time = monitor, time
         self._seen = 0
         self._scale = 1.0
         self._best: float | None = None
@@ -73,7 +81,9 @@ class LearningRate(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Set the rate for the middle of the coming batch."""
-        progress = (self._seen + 0.5) / self._num_batches
+        progress = (self._seen + 0.5) / self._num_batches if self._num_batches else 0.0
+        if self._time is not None:
+            progress = max(progress, self._time.progress(ahead=self._time.run.pace.batch / 2))
         self._seen += 1
         if keras.backend.backend() == "jax":
             # JAX trains on a copy of all variables; take it back so that the rate counts.
@@ -134,6 +144,85 @@ class BestEpoch(keras.callbacks.Callback):
             self.model.stop_training = True
 
 
+class TimeKeeper(keras.callbacks.Callback):
+    """Measures the pace of a stage, and ends it when its time is up.
+
+    That may be in the middle of an epoch, after a whole number of steps; Keras then validates,
+    and the epoch counts like any other. It must come after the callback that keeps the best
+    epoch, whose time is measured, and before those that tell how the epoch ended.
+
+    Args:
+        time: The stage's time.
+        loader: The training loader.
+        epochs: Number of the stage's epochs, if it is stated.
+        is_first: Whether nothing has been trained before, so that a time that is too short may
+            still be refused.
+
+    Attributes:
+        ended: Why the stage ended; empty while it goes on.
+        seen: Share of the training samples that the stage saw, 1 for all.
+    """
+
+    def __init__(
+        self, time: StageTime, loader: BatchLoader, epochs: int | None, is_first: bool
+    ) -> None:
+        super().__init__()
+        self._time, self._loader = time, loader
+        self._epochs, self._is_first = epochs, is_first
+        self._epoch = self._first = 0
+        self._mark = 0.0
+        self._is_compiling = True
+        self.ended = ""
+        self.seen = 1.0
+
+    def get_state(self) -> dict[str, Any]:
+        """Give what is spent of the run and of the stage, as JSON values."""
+        return {"spent": self._time.run.clock.spent, "progress": self._time.progress()}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go on with the stage; the clock of the run is set where the run goes on."""
+        self._time.resume_at(state["progress"])
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Note where the epoch begins."""
+        self._epoch, self._first = epoch, self._loader.first_batch
+        self._mark = self._time.run.clock.spent
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Stop after a step where the next would last too long."""
+        self._time.run.pace.add_batch(self._lap())
+        if self._is_compiling:
+            self._time.begin()
+            self._is_compiling = False
+        done = self._first + batch + 1
+        if done % self._time.cycle or self._time.has_room_for(1):
+            return
+        if self._epoch == 0:
+            if self._is_first:
+                self._time.run.require_enough()
+            self.seen = done / len(self._loader)
+        self.ended = "its time was up"
+        self.model.stop_training = True
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Stop where another epoch is not worth to begin, and note why the stage ends."""
+        self._time.run.pace.add_epoch_end(self._lap())
+        if self.ended:
+            return
+        if self.model.stop_training:
+            self.ended = "it stood still"
+        elif epoch + 1 == self._epochs:
+            self.ended = "its epochs were done"
+        elif not self._time.has_room_for_an_epoch(len(self._loader)):
+            self.ended = "its time was up"
+            self.model.stop_training = True
+
+    def _lap(self) -> float:
+        """Seconds since the last one."""
+        before, self._mark = self._mark, self._time.run.clock.spent
+        return self._mark - before
+
+
 class History(keras.callbacks.Callback):
     """Writes a line an epoch to the run.
 
@@ -141,11 +230,14 @@ class History(keras.callbacks.Callback):
         run: Where to.
         stage: Name of the stage.
         loader: Whose waiting time counts.
+        keeper: Knows why the stage ends, if its time is stated.
     """
 
-    def __init__(self, run: Run, stage: str, loader: BatchLoader) -> None:
+    def __init__(
+        self, run: Run, stage: str, loader: BatchLoader, keeper: TimeKeeper | None = None
+    ) -> None:
         super().__init__()
-        self._run, self._stage, self._loader = run, stage, loader
+        self._run, self._stage, self._loader, self._keeper = run, stage, loader, keeper
         self._started, self._waited = 0.0, 0.0
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -162,4 +254,6 @@ class History(keras.callbacks.Callback):
             "learning_rate": float(self.model.optimizer.learning_rate),
             **{name: float(value) for name, value in (logs or {}).items()},
         }
+        if self._keeper is not None and self._keeper.ended:
+            record["ended"] = self._keeper.ended
         self._run.append_history(record)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import keras
@@ -15,14 +15,17 @@ from foveate.errors import FoveateError
 from foveate.models.build import set_trainable
 from foveate.runs import Run
 from foveate.scale import runtime
-from foveate.training.callbacks import BestEpoch, History, LearningRate
+from foveate.training.callbacks import BestEpoch, History, LearningRate, TimeKeeper
 from foveate.training.checkpoint import Checkpoint, load_weights
+from foveate.training.clock import RunTime, StageTime
 from foveate.training.optimizers import make_optimizer
 from foveate.training.prepare import Prepared
 from foveate.training.progress import ProgressDisplay
 from foveate.training.resume import Checkpoints, Stateful, restore_model, stopping_softly
 from foveate.training.stages import Stage
 from foveate.training.unreadable import UnreadableList
+
+_ENDLESS = 2**31 - 1  # epochs, where the time decides
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class Work:
         model: What is trained.
         stopping: What to watch and how patiently.
         console: Where progress is shown.
+        time: What the run may take; None without `budget.time`.
     """
 
     run: Run
@@ -44,12 +48,13 @@ class Work:
     model: keras.Model
     stopping: StoppingConfig
     console: Console
+    time: RunTime | None = None
 
 
 def run_stage(
     work: Work,
     index: int,
-    stage: Stage,
+    stages: Sequence[Stage],
     best: BestEpoch,
     loader: BatchLoader,
     validation: BatchLoader | None,
@@ -60,16 +65,20 @@ def run_stage(
     Args:
         work: What to work with; its model ends with the weights of the last epoch.
         index: Number of the stage, from 0.
-        stage: What to do.
+        stages: What to do in all of them.
         best: Keeps the best epoch of all stages.
         loader: The training loader; the stage goes on with the epoch it stands at.
         validation: The validation loader, if there are such rows.
         checkpoint: Where to go on; None begins from the best epoch of the stages before.
     """
     config, model, console = work.config, work.model, work.console
+    stage, time = stages[index], _stage_time(work, index, stages)
     if checkpoint is None:
         best.start_stage()
         if best.value is not None:
+            if time is not None and not time.has_room_to_begin():
+                console.print(f"{stage.name} is left out: the time is up", highlight=False)
+                return
             load_weights(model, work.run.best_weights)
     trainable = compile_stage(model, stage, work.prepared, config)
     console.print(f"{stage.name}: {trainable:,} weights are trained", highlight=False)
@@ -80,24 +89,52 @@ def run_stage(
     rate = LearningRate(
         config.recipe.schedule,
         stage.learning_rate,
-        stage.epochs * len(loader),
+        stage.epochs and stage.epochs * len(loader),
         work.stopping.monitor,
+        time,
     )
     parts: dict[str, Stateful] = {"rate": rate, "best": best}
-    checkpoints = Checkpoints(config, work.run, loader, index, stage.epochs, first_epoch, parts)
+    keeper = None
+    if time is not None:
+        is_first = index == 0 and checkpoint is None
+        parts["time"] = keeper = TimeKeeper(time, loader, stage.epochs, is_first)
+    epochs = stage.epochs or _ENDLESS
+    checkpoints = Checkpoints(config, work.run, loader, index, epochs, first_epoch, parts)
     if checkpoint is not None:
         checkpoints.restore(checkpoint)
-    display = ProgressDisplay(console, stage.name, stage.epochs, loader)
+    display = ProgressDisplay(console, stage.name, stage.epochs, loader, time)
     loaders = {"train": loader} | ({"validation": validation} if validation else {})
     left_out = UnreadableList(work.run, console, loaders)
-    history = History(work.run, stage.name, loader)
-    callbacks = [rate, best, history, display, left_out, checkpoints]
+    history = History(work.run, stage.name, loader, keeper)
+    callbacks = [rate, best, keeper, history, display, left_out, checkpoints]
     with (
         display,
         _loaders_own_errors(loader, validation),
         stopping_softly(checkpoints, console),
     ):
-        _fit(model, loader, validation, first_epoch, stage.epochs, callbacks)
+        _fit(model, loader, validation, first_epoch, epochs, [c for c in callbacks if c])
+    loader.resume_at(checkpoints.position)  # the next epoch, where this one was cut short
+    if keeper is not None:
+        _tell_end(stage, keeper, console)
+
+
+def _stage_time(work: Work, index: int, stages: Sequence[Stage]) -> StageTime | None:
+    if work.time is None:
+        return None
+    after = sum(stage.weight for stage in stages[index + 1 :])
+    cycle = work.config.gradient_accumulation_steps
+    return StageTime(work.time, stages[index].weight, after, cycle)
+
+
+def _tell_end(stage: Stage, keeper: TimeKeeper, console: Console) -> None:
+    console.print(f"{stage.name} ended: {keeper.ended}", highlight=False)
+    if keeper.seen < 1.0:
+        console.print(
+            f"{stage.name} saw {keeper.seen:.0%} of the training samples, evenly drawn: "
+            "more do not fit into its time",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _fit(

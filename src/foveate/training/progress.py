@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 from foveate.config.settings import RunConfig
 from foveate.data.loader import BatchLoader
+from foveate.training.clock import StageTime
 from foveate.training.prepare import Prepared
 
 _REFRESH_SECONDS = 0.25
@@ -27,13 +28,22 @@ class ProgressDisplay(keras.callbacks.Callback):
     Args:
         console: Where to.
         stage: Name of the stage.
-        epochs: Number of its epochs.
+        epochs: Number of its epochs; None where its time decides.
         loader: The training loader, whose waiting time is shown.
+        time: The stage's time, if it is stated; the bar then goes by it.
     """
 
-    def __init__(self, console: Console, stage: str, epochs: int, loader: BatchLoader) -> None:
+    def __init__(
+        self,
+        console: Console,
+        stage: str,
+        epochs: int | None,
+        loader: BatchLoader,
+        time: StageTime | None = None,
+    ) -> None:
         super().__init__()
-        self._console, self._stage, self._epochs, self._loader = console, stage, epochs, loader
+        self._console, self._stage, self._loader = console, stage, loader
+        self._epochs, self._stage_time = epochs, time
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
@@ -54,7 +64,7 @@ class ProgressDisplay(keras.callbacks.Callback):
 
     def __enter__(self) -> ProgressDisplay:
         self._bar.start()
-        total = self._epochs * len(self._loader)
+        total = self._epochs * len(self._loader) if self._epochs and not self._stage_time else 1.0
         self._task = self._bar.add_task(self._stage, total=total, note="")
         return self
 
@@ -83,19 +93,23 @@ class ProgressDisplay(keras.callbacks.Callback):
         done = self._epoch * len(self._loader) + done_of_epoch
         self._bar.update(
             self._task,
-            completed=done,
+            completed=done if self._stage_time is None else self._stage_time.progress(),
             note=loss + self._speed(),
-            description=f"{self._stage} {self._epoch + 1}/{self._epochs}",
+            description=self._count(self._epoch),
         )
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Print the line of the epoch."""
         values = " · ".join(f"{name} {float(value):.4f}" for name, value in (logs or {}).items())
         self._console.print(
-            f"{self._stage} {epoch + 1}/{self._epochs} · {values} · {self._speed()}",
+            f"{self._count(epoch)} · {values} · {self._speed()}",
             highlight=False,
             soft_wrap=True,
         )
+
+    def _count(self, epoch: int) -> str:
+        """The stage, and how far its epochs are."""
+        return f"{self._stage} {epoch + 1}" + (f"/{self._epochs}" if self._epochs else "")
 
     def _start_clock(self) -> None:
         self._clock_started, self._waited = time.perf_counter(), self._loader.wait_seconds

@@ -29,6 +29,7 @@ from foveate.training.checkpoint import (
     load_checkpoint,
     load_weights,
 )
+from foveate.training.clock import Clock, Pace, RunTime
 from foveate.training.fitting import Work, run_stage
 from foveate.training.prepare import Prepared, prepare
 from foveate.training.progress import announce, counting
@@ -41,6 +42,7 @@ def train(
     out: str | Path | None = None,
     console: Console | None = None,
     plan: Plan | None = None,
+    clock: Clock | None = None,
 ) -> Run:
     """Train a model on data and leave a run folder.
 
@@ -50,6 +52,8 @@ def train(
         out: The run folder, new or empty; ``runs/<data>-<number>`` when None.
         console: Where progress is shown; nowhere when None.
         plan: What `foveate.planning.planner` chose for this data and these settings.
+        clock: Counts the time against `budget.time`; it starts now when None. Some of that time
+            is left at the end, to judge and to report.
 
     Returns:
         The finished run. After Ctrl-C it has status ``interrupted`` and the best model so far;
@@ -61,7 +65,9 @@ def train(
         SampleError: A file cannot be read.
         RunError: The run folder cannot be used, the disk is full, or the loss left the finite
             numbers.
+        BudgetError: The time does not suffice; the message names what would.
     """
+    clock = clock or Clock()
     config = config or RunConfig()
     if plan is not None:
         config = plan.apply(config)
@@ -70,7 +76,9 @@ def train(
     run.require_unused()
     runtime.prepare(config.runtime.backend)
     plan_stages(config)
-    work = _set_up(run, data, config, console)
+    work = _set_up(run, data, config, console, clock)
+    if work.time is not None:
+        work.time.require_enough()
     Run.create(run.folder, config)
     with _leaving_nothing_half_done(run):
         work.prepared.manifest.save(run.manifest_path)
@@ -79,14 +87,16 @@ def train(
         return _carry_out(work, None)
 
 
-def resume(out: str | Path, console: Console | None = None) -> Run:
+def resume(out: str | Path, console: Console | None = None, clock: Clock | None = None) -> Run:
     """Go on with a run that was interrupted, killed, or failed, from its last checkpoint.
 
-    On the CPU with TensorFlow it ends with the very weights of a run that was never stopped.
+    On the CPU with TensorFlow it ends with the very weights of a run that was never stopped;
+    but not with `budget.time`, of which it has what was left at the checkpoint.
 
     Args:
         out: The run folder.
         console: Where progress is shown; nowhere when None.
+        clock: As for `train`.
 
     Returns:
         The finished run, or again an interrupted one, see `train`.
@@ -96,6 +106,7 @@ def resume(out: str | Path, console: Console | None = None) -> Run:
             checkpoint.
         FoveateError: As for `train`.
     """
+    clock = clock or Clock()
     console = console or Console(quiet=True)
     run = Run.open(out)
     run.require_resumable()
@@ -107,20 +118,43 @@ def resume(out: str | Path, console: Console | None = None) -> Run:
             f"The run {str(run.folder)!r} must have a checkpoint to go on from, but got none: "
             "it was stopped before its first. Delete the folder and start anew."
         )
-    work = _set_up(run, Manifest.load(run.manifest_path), config, console)
+    work = _set_up(run, Manifest.load(run.manifest_path), config, console, clock, checkpoint)
     run.cut_history(checkpoint.state["num_epochs"])
     with _leaving_nothing_half_done(run):
         return _carry_out(work, checkpoint)
 
 
-def _set_up(run: Run, data: Any, config: RunConfig, console: Console) -> Work:
+def _set_up(
+    run: Run,
+    data: Any,
+    config: RunConfig,
+    console: Console,
+    clock: Clock,
+    checkpoint: Checkpoint | None = None,
+) -> Work:
     with counting(console, "reading masks") as report:
         prepared = prepare(data, config, report)
     announce(console, prepared, config)
     keras.utils.set_random_seed(config.seed)
     with runtime.dtype_policy(config.recipe.precision):
         model = build_model(config.model, prepared.model_inputs, prepared.task, config.seed)
-    return Work(run, config, prepared, model, _stopping(config, prepared), console)
+    time = _time(config, prepared, clock, checkpoint)
+    return Work(run, config, prepared, model, _stopping(config, prepared), console, time)
+
+
+def _time(
+    config: RunConfig, prepared: Prepared, clock: Clock, checkpoint: Checkpoint | None
+) -> RunTime | None:
+    """What the run may take; samples of the test split, or those in its place, are judged."""
+    if config.budget.time is None:
+        return None
+    validated, test = (
+        prepared.manifest.split(name).num_samples for name in ("validation", "test")
+    )
+    if checkpoint is not None:
+        clock.add(checkpoint.state["parts"]["time"]["spent"])
+    pace = Pace(config.batch_size, validated)
+    return RunTime(config.budget.time, clock, pace, test or validated, checkpoint is not None)
 
 
 def _carry_out(work: Work, checkpoint: Checkpoint | None) -> Run:
@@ -173,10 +207,10 @@ def run_stages(work: Work, checkpoint: Checkpoint | None = None) -> None:
             train_loader.resume_at(checkpoint.state["position"])
             checkpoint = None
     try:
-        for index, stage in enumerate(plan_stages(work.config)):
-            if index >= begin:
-                run_stage(work, index, stage, best, train_loader, validation, checkpoint)
-                checkpoint = None
+        stages = plan_stages(work.config)
+        for index in range(begin, len(stages)):
+            run_stage(work, index, stages, best, train_loader, validation, checkpoint)
+            checkpoint = None
     finally:
         train_loader.close()
         if validation is not None:

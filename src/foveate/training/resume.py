@@ -41,9 +41,13 @@ class Checkpoints(keras.callbacks.Callback):
         run: Whose checkpoints.
         loader: The training loader, at the position where the stage begins or goes on.
         stage: Number of the stage, from 0.
-        epochs: Number of its epochs.
+        epochs: Number of its epochs, at most.
         first_epoch: Epoch of the stage that comes next, from 0.
         parts: The callbacks whose state is kept, by name.
+
+    Attributes:
+        position: Batches since the beginning of the run; a cut epoch counts as a whole one.
+        stop_requested: Whether to save after this batch and stop.
     """
 
     def __init__(
@@ -63,7 +67,7 @@ class Checkpoints(keras.callbacks.Callback):
         steps = config.checkpoint.every_steps
         self._batches = steps and steps * config.gradient_accumulation_steps
         self._stage_start = loader.epoch - first_epoch
-        self._position = 0
+        self.position = loader.epoch * len(loader) + loader.first_batch
         self._saved_at, self._unsaved = time.monotonic(), 0
         self._metrics: Checkpoint | None = None
         self.stop_requested = False
@@ -78,20 +82,22 @@ class Checkpoints(keras.callbacks.Callback):
         """Note where the epoch stands; Keras has just set all metrics to zero."""
         self._epoch = epoch
         start = (self._stage_start + epoch) * len(self._loader)
-        self._position = start + self._loader.first_batch
+        self.position = start + self._loader.first_batch
         if self._metrics is not None:
             self._metrics.restore(self.model, "metrics")
             self._metrics = None
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Save where it is time to; the last batch belongs to the end of the epoch."""
-        self._position += 1
+        self.position += 1
         self._unsaved += 1
-        if self._position % len(self._loader) and (self._is_time() or self.stop_requested):
+        if self.position % len(self._loader) and (self._is_time() or self.stop_requested):
             self._save(self._epoch, finished=False)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Save at the end of the stage, or where it is time to."""
+        # The next epoch is new, even where this one was cut short.
+        self.position = (self._stage_start + epoch + 1) * len(self._loader)
         finished = epoch + 1 == self._epochs or self.model.stop_training
         if finished or self._is_time() or self.stop_requested:
             self._save(epoch + 1, finished)
@@ -107,11 +113,11 @@ class Checkpoints(keras.callbacks.Callback):
             "stage": self._stage,
             "epoch": epoch,
             "finished": finished,
-            "position": self._position,
+            "position": self.position,
             "num_epochs": len(self._run.history()),
             "parts": {name: part.get_state() for name, part in self._parts.items()},
         }
-        save_checkpoint(self._run.checkpoints, self._position, state, self.model)
+        save_checkpoint(self._run.checkpoints, self.position, state, self.model)
         self._saved_at, self._unsaved = time.monotonic(), 0
         if self.stop_requested:
             raise KeyboardInterrupt
