@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
@@ -17,7 +16,7 @@ from foveate.planning import guard
 from foveate.planning.guard import NEAR, MemoryGuard, tree_bytes
 
 MIB = 1024**2
-SHARED = "from pathlib import Path; import mmap, sys; file = open(sys.argv[1], 'rb'); \
+SHARED = "import mmap, sys; file = open(sys.argv[1], 'rb'); \
 block = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ); block.find(b'1')"
 OWN = "block = b'x' * (200 * 1024**2)"
 
@@ -34,12 +33,26 @@ def child(code: str, *arguments: str) -> Iterator[None]:
         process.communicate()
 
 
+@pytest.fixture(scope="module")
+def small() -> Iterator[Callable[..., None]]:
+    """Runs a function in a process in which nothing else comes and goes.
+
+    It has no large library either: how much of one counts depends on who else maps it.
+    """
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield lambda function, *arguments: pool.submit(function, *arguments).result()
+
+
 def limit_at(bytes_: int) -> int:
     """The limit that is near from so many bytes on."""
     return round(bytes_ / NEAR)
 
 
-def test_what_is_allocated_is_seen_and_what_is_freed_too() -> None:
+def test_what_is_allocated_is_seen_and_what_is_freed_too(small: Callable[..., None]) -> None:
+    small(allocate_and_free)
+
+
+def allocate_and_free() -> None:
     before = tree_bytes()
     with MemoryGuard(limit_at(before + 100 * MIB), every_seconds=0.01) as watch:
         assert not watch.is_near()
@@ -53,7 +66,11 @@ def test_what_is_allocated_is_seen_and_what_is_freed_too() -> None:
     assert watch.peak_bytes > before + 190 * MIB
 
 
-def test_a_peak_between_two_questions_is_kept() -> None:
+def test_a_peak_between_two_questions_is_kept(small: Callable[..., None]) -> None:
+    small(allocate_without_asking)
+
+
+def allocate_without_asking() -> None:
     before = tree_bytes()
     with MemoryGuard(limit_at(before), every_seconds=0.01) as watch:
         block = np.ones(200 * MIB, np.uint8)
@@ -62,8 +79,12 @@ def test_a_peak_between_two_questions_is_kept() -> None:
         del block
 
 
-def test_relief_gives_back_what_the_allocator_keeps() -> None:
+def test_relief_gives_back_what_the_allocator_keeps(small: Callable[..., None]) -> None:
     """Small blocks below one that stays are free, yet the system has them only after a trim."""
+    small(allocate_small_blocks)
+
+
+def allocate_small_blocks() -> None:
     with MemoryGuard(limit_at(tree_bytes() + 100 * MIB)) as watch:
         blocks = [b"x" * size for size in range(1000, 9000) for _ in range(5)]
         while not watch.is_near():
@@ -73,7 +94,11 @@ def test_relief_gives_back_what_the_allocator_keeps() -> None:
         assert not watch.is_near()
 
 
-def test_cycles_are_relieved() -> None:
+def test_cycles_are_relieved(small: Callable[..., None]) -> None:
+    small(leave_a_cycle)
+
+
+def leave_a_cycle() -> None:
     with MemoryGuard(limit_at(tree_bytes() + 100 * MIB)) as watch:
         holder: list[object] = [np.ones(200 * MIB, np.uint8)]
         holder.append(holder)
@@ -82,15 +107,8 @@ def test_cycles_are_relieved() -> None:
         assert not watch.is_near()
 
 
-def in_a_small_process(function: Callable[..., None], *arguments: Any) -> None:
-    """Run where no library is large: how much of it is ours depends on who else maps it."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        pool.submit(function, *arguments).result()
-
-
-def test_children_count() -> None:
-    in_a_small_process(watch_a_child)
+def test_children_count(small: Callable[..., None]) -> None:
+    small(watch_a_child)
 
 
 def with_a_child_that_takes_little() -> int:
@@ -111,10 +129,10 @@ def watch_a_child() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux says what is shared")
-def test_what_is_shared_counts_once(tmp_path: Path) -> None:
+def test_what_is_shared_counts_once(small: Callable[..., None], tmp_path: Path) -> None:
     path = tmp_path / "block"
     path.write_bytes(bytes(200 * MIB))
-    in_a_small_process(watch_children_that_share, path)
+    small(watch_children_that_share, path)
 
 
 def watch_children_that_share(path: Path) -> None:
