@@ -70,7 +70,8 @@ class ByteCache:
                 return None
             try:
                 file = (self.folder / name).open("rb")
-            except OSError:  # somebody cleaned up
+            except OSError:  # somebody cleaned up, or too many files are open
+                (self.folder / name).unlink(missing_ok=True)  # what is not counted must not stay
                 self._total -= self._sizes.pop(name)
                 return None
             self._sizes.move_to_end(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from functools import lru_cache
 
@@ -22,6 +23,8 @@ _PACKAGES = {
     "gs": "gcsfs",
     "gcs": "gcsfs",
 }
+
+_sharing = threading.Lock()
 
 
 @lru_cache(maxsize=64)
@@ -154,9 +157,14 @@ class RemoteReader:
         return self._cache.get(f"{uri} {start} {stop}", lambda: fetch(uri, start, stop), *within)
 
 
-@lru_cache(maxsize=4)
 def shared_cache(max_bytes: int) -> ByteCache:
     """Give the one cache of this process that has this bound."""
+    with _sharing:  # else threads that come at once get one each: lru_cache locks no call
+        return _cache(max_bytes)
+
+
+@lru_cache(maxsize=4)
+def _cache(max_bytes: int) -> ByteCache:
     return ByteCache(max_bytes)
 
 
