@@ -16,8 +16,8 @@ _SAFETY = 1.25
 """By how much what comes once may take longer than it did, on a machine that others use too."""
 _END_SECONDS = 8.0
 """Saving the model (0.8), loading it to judge (1.1), pictures of the worst mistakes (1.8), the
-report (0.7), the start and the end of the process (3), as measured with EfficientNet-Lite0 on two cores;
-what a larger network adds goes by the time it takes to compile."""
+report (0.7), the start and the end of the process (3), as measured with EfficientNet-Lite0 on two
+cores; what a larger network adds goes by the time it takes to compile."""
 _FIRST_SECONDS = 10.0
 """Compiling, the first step and the first validation, until they are measured."""
 _FEWEST_STEPS = 3
@@ -213,8 +213,9 @@ class StageTime:
             ahead: How many seconds from now.
         """
         if self._began is not None:
-            length = max(self.end - self._began, 1e-9)
-            share = min((self.run.clock.spent + ahead - self._began) / length, 1.0)
+            length = self.end - self._began
+            spent = self.run.clock.spent + ahead - self._began
+            share = min(spent / length, 1.0) if length > 0 else 1.0
             self._reached = max(self._reached, self._before + (1.0 - self._before) * share)
         return self._reached
 
