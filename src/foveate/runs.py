@@ -66,9 +66,13 @@ class Run:
             raise RunError(
                 f"The run folder {str(run.folder)!r} must be writable, but got: {error.strerror}."
             ) from None
-        write_atomically(run.config_path, to_toml(config))
+        run.save_config(config)
         run.set_status("running")
         return run
+
+    def save_config(self, config: RunConfig) -> None:
+        """Store the settings; those that were, are replaced."""
+        write_atomically(self.config_path, to_toml(config))
 
     def require_unused(self) -> None:
         """Check that nothing would be overwritten.

@@ -81,7 +81,8 @@ class ReadAhead:
 
         source = grain.MapDataset.source(_Positions(self._batches, position))
         if not self._processes:
-            options = grain.ReadOptions(self._threads, prefetch_buffer_size=self._most)
+            threads = min(self._threads, self._most)  # others would have nothing to do
+            options = grain.ReadOptions(threads, prefetch_buffer_size=self._most)
             return iter(source.to_iter_dataset(options))
         from absl import flags
 

@@ -82,8 +82,10 @@ def _require_sound(source: Source) -> None:
         if name == b"IDAT":
             size += len(stream.decompress(data[place + 8 : place + 8 + length], most))
         place += 12 + length
-    if not least <= size <= most or not stream.eof:
+    if not least <= size <= most or not stream.eof or place > len(data):
         raise ValueError("pixels do not end where they should")
+    if data[26:28] != b"\0\0":  # Pillow does not mind; there is one method of each
+        raise ValueError("compression and filter must be of the one kind that PNG has")
 
 
 @lru_cache(maxsize=8)

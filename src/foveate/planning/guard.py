@@ -17,7 +17,7 @@ from typing import Self
 
 import psutil
 
-NEAR = 0.9
+NEAR = 0.94
 """Share of the limit above which something must give way."""
 
 _SHARE = 0.02

@@ -48,6 +48,7 @@ class LearningRate(keras.callbacks.Callback):
         peak: Highest rate.
         num_batches: Batches in the whole stage; None where only its time is known.
         monitor: Value whose plateau counts.
+        cycle: Batches of one step, which share its rate.
         time: The stage's time, if it is stated. The rate then goes by the share of it that is
             spent (budgeted training, Li et al., ICLR 2020), or of the batches if that is more.
     """
@@ -58,11 +59,12 @@ class LearningRate(keras.callbacks.Callback):
         peak: float,
         num_batches: int | None,
         monitor: str,
+        cycle: int = 1,
         time: StageTime | None = None,
     ) -> None:
         super().__init__()
         self._config, self._peak, self._num_batches = config, peak, num_batches
-        self._monitor, self._time = monitor, time
+        self._monitor, self._cycle, self._time = monitor, cycle, time
         self._seen = 0
         self._scale = 1.0
         self._best: float | None = None
@@ -80,8 +82,9 @@ class LearningRate(keras.callbacks.Callback):
         self._best, self._waited = state["best"], state["waited"]
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        """Set the rate for the middle of the coming batch."""
-        progress = (self._seen + 0.5) / self._num_batches if self._num_batches else 0.0
+        """Set the rate for the middle of the step that the coming batch belongs to."""
+        middle = self._seen // self._cycle * self._cycle + self._cycle / 2
+        progress = middle / self._num_batches if self._num_batches else 0.0
         if self._time is not None:
             progress = max(progress, self._time.progress(ahead=self._time.run.pace.batch / 2))
         self._seen += 1

@@ -51,7 +51,11 @@ class Checkpoint:
         Raises:
             RunError: They are not the variables that were saved.
         """
-        values, variables = self.arrays[group], _variables(model, group)
+        values, variables = list(self.arrays[group]), _variables(model, group)
+        if len(values) < len(variables):  # a step was one batch, now it sums several
+            for index, variable in enumerate(variables):
+                if "gradient_accumulator" in variable.path:
+                    values.insert(index, np.zeros(variable.shape, variable.dtype))
         found = [tuple(variable.shape) for variable in variables]
         if found != [value.shape for value in values]:
             raise RunError(
@@ -61,6 +65,28 @@ class Checkpoint:
             )
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
+
+    def in_batches_of(self, size: int) -> Checkpoint:
+        """Say the same moment in smaller batches, of which a step has as many more.
+
+        Args:
+            size: Samples of a batch; the size that was is a multiple of it.
+
+        Returns:
+            A checkpoint to go on from with a loader and an optimizer for such batches. It must
+            have been written between two steps.
+        """
+        factor = self.state["batch_size"] // size
+        if factor == 1:
+            return self
+        rate = self.state["parts"]["rate"]
+        parts = {**self.state["parts"], "rate": {**rate, "seen": rate["seen"] * factor}}
+        position = self.state["position"] * factor
+        state = {**self.state, "position": position, "batch_size": size, "parts": parts}
+        # Keras counts the batches that an optimizer has seen, in its first variable.
+        batches, *others = self.arrays["optimizer"]
+        arrays = {**self.arrays, "optimizer": [batches * factor, *others]}
+        return Checkpoint(self.path, state, arrays)
 
 
 def save_checkpoint(

@@ -13,6 +13,7 @@ from foveate.config.settings import RunConfig, StoppingConfig
 from foveate.data.loader import BatchLoader
 from foveate.errors import FoveateError
 from foveate.models.build import set_trainable
+from foveate.planning.guard import MemoryGuard
 from foveate.runs import Run
 from foveate.scale import runtime
 from foveate.training.callbacks import BestEpoch, History, LearningRate, TimeKeeper
@@ -20,6 +21,7 @@ from foveate.training.checkpoint import Checkpoint, load_weights
 from foveate.training.clock import RunTime, StageTime
 from foveate.training.optimizers import make_optimizer
 from foveate.training.prepare import Prepared
+from foveate.training.pressure import MemoryWatch
 from foveate.training.progress import ProgressDisplay
 from foveate.training.resume import Checkpoints, Stateful, restore_model, stopping_softly
 from foveate.training.stages import Stage
@@ -40,6 +42,7 @@ class Work:
         stopping: What to watch and how patiently.
         console: Where progress is shown.
         time: What the run may take; None without `budget.time`.
+        guard: Watches the memory; None where nobody does.
     """
 
     run: Run
@@ -49,6 +52,7 @@ class Work:
     stopping: StoppingConfig
     console: Console
     time: RunTime | None = None
+    guard: MemoryGuard | None = None
 
 
 def run_stage(
@@ -91,6 +95,7 @@ def run_stage(
         stage.learning_rate,
         stage.epochs and stage.epochs * len(loader),
         work.stopping.monitor,
+        config.gradient_accumulation_steps,
         time,
     )
     parts: dict[str, Stateful] = {"rate": rate, "best": best}
@@ -106,7 +111,10 @@ def run_stage(
     loaders = {"train": loader} | ({"validation": validation} if validation else {})
     left_out = UnreadableList(work.run, console, loaders)
     history = History(work.run, stage.name, loader, keeper)
-    callbacks = [rate, best, keeper, history, display, left_out, checkpoints]
+    watch = work.guard and MemoryWatch(
+        work.guard, loader, checkpoints, config.gradient_accumulation_steps, console
+    )
+    callbacks = [rate, best, keeper, history, display, left_out, watch, checkpoints]
     with (
         display,
         _loaders_own_errors(loader, validation),

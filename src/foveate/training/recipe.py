@@ -31,6 +31,7 @@ from foveate.training.checkpoint import (
 )
 from foveate.training.clock import Clock, Pace, RunTime
 from foveate.training.fitting import Work, run_stage
+from foveate.training.memory import within_memory
 from foveate.training.prepare import Prepared, prepare
 from foveate.training.progress import announce, counting
 from foveate.training.stages import plan_stages
@@ -164,7 +165,7 @@ def _carry_out(work: Work, checkpoint: Checkpoint | None) -> Run:
     run.set_status("running", pid=os.getpid(), backend=backend)
     finished = True
     try:
-        run_stages(work, checkpoint)
+        peak = within_memory(work, checkpoint, run_stages)
     except KeyboardInterrupt:
         if has_checkpoint(run.checkpoints):
             note = f"to go on: foveate train --resume {shlex.quote(str(run.folder))}"
@@ -180,7 +181,7 @@ def _carry_out(work: Work, checkpoint: Checkpoint | None) -> Run:
             load_weights(model, run.best_weights)
             save_bundle(run.model_folder, Bundle(model, describe(work.prepared, work.config)))
     if finished:
-        run.set_status("finished")
+        run.set_status("finished", peak_memory_bytes=peak)
         drop_checkpoints(run.checkpoints)
     else:
         run.set_status("interrupted", backend=backend)
@@ -199,6 +200,7 @@ def run_stages(work: Work, checkpoint: Checkpoint | None = None) -> None:
     best = BestEpoch(work.stopping, work.run.best_weights)
     begin = 0
     if checkpoint is not None:
+        checkpoint = checkpoint.in_batches_of(train_loader.batch_size)
         begin = checkpoint.state["stage"]
         if checkpoint.state["finished"]:
             begin += 1

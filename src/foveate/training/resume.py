@@ -47,7 +47,7 @@ class Checkpoints(keras.callbacks.Callback):
 
     Attributes:
         position: Batches since the beginning of the run; a cut epoch counts as a whole one.
-        stop_requested: Whether to save after this batch and stop.
+        stop_with: What to raise once the run is stored after this batch; None goes on.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Checkpoints(keras.callbacks.Callback):
         self.position = loader.epoch * len(loader) + loader.first_batch
         self._saved_at, self._unsaved = time.monotonic(), 0
         self._metrics: Checkpoint | None = None
-        self.stop_requested = False
+        self.stop_with: BaseException | None = None
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on with the metrics of the epoch in which a checkpoint was written."""
@@ -91,7 +91,7 @@ class Checkpoints(keras.callbacks.Callback):
         """Save where it is time to; the last batch belongs to the end of the epoch."""
         self.position += 1
         self._unsaved += 1
-        if self.position % len(self._loader) and (self._is_time() or self.stop_requested):
+        if self.position % len(self._loader) and (self._is_time() or self.stop_with):
             self._save(self._epoch, finished=False)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
@@ -99,7 +99,7 @@ class Checkpoints(keras.callbacks.Callback):
         # The next epoch is new, even where this one was cut short.
         self.position = (self._stage_start + epoch + 1) * len(self._loader)
         finished = epoch + 1 == self._epochs or self.model.stop_training
-        if finished or self._is_time() or self.stop_requested:
+        if finished or self._is_time() or self.stop_with:
             self._save(epoch + 1, finished)
 
     def _is_time(self) -> bool:
@@ -114,13 +114,14 @@ class Checkpoints(keras.callbacks.Callback):
             "epoch": epoch,
             "finished": finished,
             "position": self.position,
+            "batch_size": self._loader.batch_size,
             "num_epochs": len(self._run.history()),
             "parts": {name: part.get_state() for name, part in self._parts.items()},
         }
         save_checkpoint(self._run.checkpoints, self.position, state, self.model)
         self._saved_at, self._unsaved = time.monotonic(), 0
-        if self.stop_requested:
-            raise KeyboardInterrupt
+        if self.stop_with is not None:
+            raise self.stop_with
 
 
 def restore_model(model: keras.Model, loader: BatchLoader, checkpoint: Checkpoint) -> None:
@@ -150,9 +151,9 @@ def stopping_softly(checkpoints: Checkpoints, console: Console) -> Iterator[None
     """
 
     def ask(number: int, frame: FrameType | None) -> None:
-        if checkpoints.stop_requested:
+        if isinstance(checkpoints.stop_with, KeyboardInterrupt):
             raise KeyboardInterrupt
-        checkpoints.stop_requested = True
+        checkpoints.stop_with = KeyboardInterrupt()
         console.print("Stopping after this batch; once more stops at once.", highlight=False)
 
     if threading.current_thread() is not threading.main_thread():  # signals come to that alone

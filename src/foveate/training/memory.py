@@ -1,0 +1,90 @@
+"""Training that stays within its memory: where it runs short, batches become half as large."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import keras
+import psutil
+
+from foveate.config.settings import RunConfig
+from foveate.models.build import build_model
+from foveate.planning import machine
+from foveate.planning.guard import MemoryGuard, tree_bytes
+from foveate.planning.plan import size_text
+from foveate.scale import runtime
+from foveate.training.checkpoint import Checkpoint, load_checkpoint
+from foveate.training.fitting import Work
+from foveate.training.pressure import TooLargeError, device_memory_told, halved
+
+
+def within_memory(
+    work: Work,
+    checkpoint: Checkpoint | None,
+    run_stages: Callable[[Work, Checkpoint | None], None],
+) -> int:
+    """Run the stages of a run under a guard.
+
+    Args:
+        work: What to work with; `budget.ram` is the limit, else what the machine has left.
+        checkpoint: Where to go on; None begins with the first stage.
+        run_stages: Runs them; called again, from the last checkpoint, after each halving.
+
+    Returns:
+        The most memory that this process and its children had, in bytes.
+
+    Raises:
+        BudgetError: Not even batches of one sample fit; a checkpoint is there to go on from.
+    """
+    with MemoryGuard(_limit(work.config)) as guard:
+        work = dataclasses.replace(work, guard=guard)
+        while True:
+            try:
+                with device_memory_told():
+                    run_stages(work, checkpoint)
+                break
+            except TooLargeError as error:
+                work, checkpoint = _with_smaller_batches(work, str(error))
+    _tell(work, guard)
+    return guard.peak_bytes
+
+
+def _limit(config: RunConfig) -> int:
+    """Bytes that the run may take: what is stated, else what is free now."""
+    free = tree_bytes() + psutil.virtual_memory().available
+    return int(config.budget.ram or min(free, machine.memory_bytes()))
+
+
+def _with_smaller_batches(work: Work, limit: str) -> tuple[Work, Checkpoint | None]:
+    config = halved(work.config, limit)
+    work.run.save_config(config)
+    work.console.print(
+        f"Memory is near its limit of {limit}: batches of {config.batch_size} from here on, "
+        f"{config.gradient_accumulation_steps} to a step.",
+        highlight=False,
+        soft_wrap=True,
+    )
+    checkpoint = load_checkpoint(work.run.checkpoints)
+    if checkpoint is None:  # it was the first batch that did not fit
+        keras.utils.set_random_seed(config.seed)
+        with runtime.dtype_policy(config.recipe.precision):
+            inputs, task = work.prepared.model_inputs, work.prepared.task
+            fresh = build_model(config.model, inputs, task, config.seed)
+        for variable, first in zip(work.model.variables, fresh.variables, strict=True):
+            variable.assign(first)
+    work.run.cut_history(checkpoint.state["num_epochs"] if checkpoint else 0)
+    return dataclasses.replace(work, config=config), checkpoint
+
+
+def _tell(work: Work, guard: MemoryGuard) -> None:
+    if work.config.budget.ram is None:
+        return
+    planned = ""
+    if work.run.plan_path.exists():
+        planned = f", planned {size_text(work.run.load_json(work.run.plan_path)['peak_bytes'])}"
+    work.console.print(
+        f"Memory: {size_text(guard.peak_bytes)} at most of "
+        f"{size_text(guard.limit_bytes)}{planned}.",
+        highlight=False,
+    )

@@ -1,0 +1,104 @@
+"""What gives way when memory runs short: the queue, then the batches, and only then the run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+from rich.console import Console
+
+from foveate.config.settings import RunConfig
+from foveate.data.loader import BatchLoader
+from foveate.errors import BudgetError
+from foveate.planning.guard import MemoryGuard
+from foveate.planning.plan import size_text
+from foveate.training.resume import Checkpoints
+
+# What TensorFlow, torch and JAX raise where the memory of an accelerator does not suffice.
+_OUT_OF_MEMORY = ("ResourceExhaustedError", "OutOfMemoryError", "XlaRuntimeError")
+
+
+class TooLargeError(Exception):
+    """The batches are too large for the memory; what was done until now is stored."""
+
+
+class MemoryWatch(keras.callbacks.Callback):
+    """Looks after each batch whether memory is near its limit, and makes something give way.
+
+    It must come before the callback that stores checkpoints.
+
+    Args:
+        guard: Watches the memory.
+        loader: Its queue gives way first.
+        checkpoints: Stores the run before it goes on with smaller batches.
+        cycle: Batches of one step.
+        console: Where the person is told.
+    """
+
+    def __init__(
+        self,
+        guard: MemoryGuard,
+        loader: BatchLoader,
+        checkpoints: Checkpoints,
+        cycle: int,
+        console: Console,
+    ) -> None:
+        super().__init__()
+        self._guard, self._loader, self._checkpoints = guard, loader, checkpoints
+        self._cycle, self._console = cycle, console
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Free what can be freed; ask for smaller batches at the end of a step."""
+        if not self._guard.is_near():
+            return
+        self._guard.relieve()
+        if not self._guard.is_near():
+            return
+        limit = size_text(self._guard.limit_bytes)
+        if self._loader.shrink_queue():
+            self._console.print(f"Memory is near its limit of {limit}: the queue shrinks.")
+        elif (self._checkpoints.position + 1) % self._cycle == 0:
+            self._checkpoints.stop_with = TooLargeError(limit)
+
+
+@contextmanager
+def device_memory_told() -> Iterator[None]:
+    """Turn what a backend raises for lack of device memory into `TooLargeError`."""
+    try:
+        yield
+    except Exception as error:
+        kinds = {kind.__name__ for kind in type(error).__mro__}
+        is_xla = "XlaRuntimeError" in kinds
+        if kinds.isdisjoint(_OUT_OF_MEMORY) or (is_xla and "RESOURCE_EXHAUSTED" not in str(error)):
+            raise
+        raise TooLargeError("the accelerator") from error
+
+
+def halved(config: RunConfig, limit: str) -> RunConfig:
+    """Make the batches half as large, and twice as many of them a step.
+
+    Args:
+        config: The settings of the run.
+        limit: The limit that was met, for messages.
+
+    Returns:
+        The settings to go on with; a step holds the same samples.
+
+    Raises:
+        BudgetError: A batch is one sample already, or an odd number.
+    """
+    if config.batch_size % 2:
+        raise BudgetError(
+            f"The run must stay below its memory limit of {limit}, but got there with batches of "
+            f"{config.batch_size}, which cannot be halved. What was learned is stored: state a "
+            "higher budget.ram in the run's config.toml and go on with foveate train --resume, or "
+            "start anew with a smaller data.image_size or model.backbone."
+        )
+    data = config.data.model_copy(update={"batch_size": config.batch_size // 2})
+    steps = 2 * config.gradient_accumulation_steps
+    recipe = config.recipe.model_copy(
+        update={"gradient_accumulation_steps": steps, "effective_batch_size": None}
+    )
+    return config.model_copy(update={"data": data, "recipe": recipe})
