@@ -12,6 +12,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "foveate"
 ROOMS = (
     "errors",
     "disk",
+    "machine",
     "config",
     "data",
     "tasks",
@@ -28,7 +29,7 @@ ROOMS = (
 )
 ABOVE_ALL = ("cli", "cli_run", "__init__", "__main__")
 NARROWER = {
-    "data": {"errors", "disk", "config", "data"},
+    "data": {"errors", "disk", "machine", "config", "data"},
     "models": {"errors", "disk", "config", "models", "tasks.base"},
     "runs": {"errors", "disk", "config", "runs"},
     "report": {"errors", "disk", "config", "runs", "report"},
@@ -37,6 +38,7 @@ WITHOUT_KERAS = (
     "foveate",
     "foveate.cli",
     "foveate.errors",
+    "foveate.planning.planner",
     "foveate.config.files",
     "foveate.runs",
     "foveate.report.report",

@@ -64,14 +64,15 @@ def train(
     from foveate.config.settings import RunConfig
     from foveate.planning import planner
     from foveate.scale import runtime
+    from foveate.training.clock import Clock
 
-    config = config or RunConfig()
+    clock, config = Clock(), config or RunConfig()
     console = Console(quiet=not progress)
-    source, plan = planner.plan_if_asked(data, config, console)
+    source, plan = planner.hold_to_budget(data, config, console)
     runtime.prepare(config.runtime.backend)
     from foveate.training import recipe
 
-    return recipe.train(source, config, out, console, plan)
+    return recipe.train(source, config, out, console, plan, clock)
 
 
 def plan(data: Any, config: RunConfig | None = None) -> Plan:
@@ -89,11 +90,13 @@ def resume(run: str | Path | Run, progress: bool = True) -> Run:
     """
     from rich.console import Console
 
+    from foveate.planning import planner
     from foveate.runs import Run
     from foveate.scale import runtime
 
     opened = run if isinstance(run, Run) else Run.open(run)
     opened.require_resumable()
+    planner.keep_to_processors(opened.config())
     runtime.prepare(opened.backend)
     from foveate.training import recipe
 

@@ -27,7 +27,7 @@ def train_and_judge(data: str, config: Any, out: Path | None) -> int:
 
     if out is not None:
         Run(out).require_unused()  # before anything takes long
-    source, plan = planner.plan_if_asked(data, config, console)
+    source, plan = planner.hold_to_budget(data, config, console)
     runtime.prepare(config.runtime.backend)
     from foveate.training.recipe import train as train_run
 
@@ -36,6 +36,7 @@ def train_and_judge(data: str, config: Any, out: Path | None) -> int:
 
 def resume_and_judge(folder: Path) -> int:
     """Go on with a run on the backend it was started on, judge and report."""
+    from foveate.planning import planner
     from foveate.runs import Run
     from foveate.scale import runtime
     from foveate.training.clock import Clock
@@ -43,6 +44,7 @@ def resume_and_judge(folder: Path) -> int:
     clock = Clock()
     run = Run.open(folder)
     run.require_resumable()
+    planner.keep_to_processors(run.config())
     runtime.prepare(run.backend)
     from foveate.training.recipe import resume as resume_run
 

@@ -7,7 +7,6 @@ ours; Keras gets a door that hands out what is next and never permutes it.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,6 +16,7 @@ from keras.src.trainers.data_adapters import data_adapter_utils
 from keras.src.trainers.data_adapters.data_adapter import DataAdapter
 from numpy.typing import NDArray
 
+from foveate import machine
 from foveate.config.augmentation import AugmentConfig
 from foveate.config.settings import DecodeConfig, LoaderConfig
 from foveate.data.ahead import ReadAhead
@@ -142,7 +142,7 @@ class BatchLoader(keras.utils.PyDataset, DataAdapter):
             self._storage,
             self._unreadable,
         )
-        threads = threads or os.cpu_count() or 1
+        threads = threads or machine.cpu_count()
         batch_bytes = self.batch_size * image_size[0] * image_size[1] * 4
         most = min(max(queue_bytes // batch_bytes, 1), max(4 * threads, 16))
         self._ahead = ReadAhead(self._batches, threads, processes, most)

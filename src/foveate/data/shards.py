@@ -8,7 +8,6 @@ the same way: who reads some shards alone still meets all classes. The index kee
 from __future__ import annotations
 
 import json
-import os
 import tarfile
 import zlib
 from collections import deque
@@ -23,6 +22,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from foveate import machine
 from foveate.config.settings import DataConfig
 from foveate.data.manifest import Manifest, read_manifest
 from foveate.data.packed import INDEX_NAME, PLACES, ROLES, read_index, write_index
@@ -96,7 +96,7 @@ def _write_shards(
     report: Callable[[int, int], None] | None,
 ) -> _Index:
     """Write the shards that are not there yet, and say what lies where in all."""
-    threads, skip = threads or os.cpu_count() or 1, config.unreadable == "skip"
+    threads, skip = threads or machine.cpu_count(), config.unreadable == "skip"
     order = random_generator(0, 0, 0, stream=3).permutation(manifest.num_samples)
     index = _Index(manifest)
     done, shard = _finished(folder, order, index)
@@ -131,7 +131,7 @@ def verify(folder: str | Path, threads: int | None = None) -> int:
     """
     index = read_index(Path(folder) / INDEX_NAME)
     shards = index.partition_by("shard", as_dict=True)
-    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+    with ThreadPoolExecutor(threads or machine.cpu_count()) as pool:
         found = pool.map(
             lambda item: _problems(Path(folder), str(item[0][0]), item[1]), sorted(shards.items())
         )

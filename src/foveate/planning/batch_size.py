@@ -7,9 +7,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from foveate import machine
 from foveate.config.settings import BudgetConfig
 from foveate.errors import BudgetError, ConfigError
-from foveate.planning import machine
 from foveate.planning.memory import forget_peak, peak_bytes
 from foveate.planning.plan import size_text
 from foveate.scale import runtime

@@ -13,20 +13,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from foveate import machine
 from foveate.config.files import to_toml
 from foveate.config.settings import RunConfig
 from foveate.data.listings import cache_folder
 from foveate.data.manifest import Manifest
 from foveate.disk import write_atomically
 from foveate.errors import FoveateError, RunError
-from foveate.planning import machine
 
 # The rooms below this one are named, not imported: they run in another process. It imports all
 # that a run does before it ends, so that the memory it starts from is that of a run.
 _CHILD = """
 import sys
 from pathlib import Path
-from foveate.planning import machine
+from foveate import machine
 from foveate.scale import runtime
 if int(sys.argv[3]):
     machine.limit_cpus(int(sys.argv[3]))

@@ -9,10 +9,10 @@ from pydantic import ByteSize
 from rich.console import Console
 from rich.table import Table
 
+from foveate import machine
 from foveate.config.settings import RunConfig
 from foveate.data.manifest import Manifest, read_manifest
 from foveate.errors import BudgetError
-from foveate.planning import machine
 from foveate.planning.fingerprint import fingerprint
 from foveate.planning.measure import measure
 from foveate.planning.plan import Plan, settle, size_text
@@ -46,8 +46,10 @@ def make_plan(data: Any, config: RunConfig) -> tuple[Manifest, Plan]:
     return manifest, settle(config, found, measured, ram)
 
 
-def plan_if_asked(data: Any, config: RunConfig, console: Console) -> tuple[Any, Plan | None]:
-    """Plan a run whose settings state how much memory it may take.
+def hold_to_budget(data: Any, config: RunConfig, console: Console) -> tuple[Any, Plan | None]:
+    """Keep this process to its processors; plan a run that states how much memory it may take.
+
+    Call it before Keras is imported.
 
     Args:
         data: As for `make_plan`.
@@ -57,12 +59,23 @@ def plan_if_asked(data: Any, config: RunConfig, console: Console) -> tuple[Any, 
     Returns:
         The data, perhaps read already, and the plan, if there is one.
     """
+    keep_to_processors(config)
     if config.budget.ram is None and config.budget.gpu_memory is None:
         return data, None
     with console.status("measuring what fits"):
         manifest, plan = make_plan(data, config)
     show(plan, console)
     return manifest, plan
+
+
+def keep_to_processors(config: RunConfig) -> None:
+    """Keep this process to as many processors as are stated; call it before Keras is imported.
+
+    Raises:
+        ConfigError: There are fewer, or this system cannot do it.
+    """
+    if config.budget.cpus is not None:
+        machine.limit_cpus(config.budget.cpus)
 
 
 def show(plan: Plan, console: Console) -> None:

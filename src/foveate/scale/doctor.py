@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import os
 import platform
 import subprocess
 import sys
 
-import psutil
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from foveate import machine
 from foveate.scale import runtime
 
 _REQUIRED = (
@@ -43,9 +42,9 @@ def examine(console: Console) -> int:
         0 if a run can start, 1 if something needed is missing.
     """
     table = Table("what", "found", "get it")
-    memory = psutil.virtual_memory().total / 1024**3
+    memory = machine.memory_bytes() / 1024**3
     table.add_row("Python", f"{platform.python_version()} on {platform.machine()}", "")
-    table.add_row("processors", str(os.cpu_count()), "")
+    table.add_row("processors", str(machine.cpu_count()), "")
     table.add_row("memory", f"{memory:.1f} GiB", "")
     missing = False
     for name in _REQUIRED:

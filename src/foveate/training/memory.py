@@ -8,9 +8,9 @@ from collections.abc import Callable
 import keras
 import psutil
 
+from foveate import machine
 from foveate.config.settings import RunConfig
 from foveate.models.build import build_model
-from foveate.planning import machine
 from foveate.planning.guard import MemoryGuard, tree_bytes
 from foveate.planning.plan import size_text
 from foveate.scale import runtime

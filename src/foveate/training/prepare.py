@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from foveate import machine
 from foveate.config.settings import RunConfig
 from foveate.data.decode import probe
 from foveate.data.loader import BatchLoader
@@ -170,7 +170,7 @@ def _segmentation(
     manifest: Manifest, config: RunConfig, report: Callable[[int, int], None] | None
 ) -> tuple[Manifest, Task, NDArray[np.int64]]:
     ignore, names = config.data.masks.ignore, config.data.masks.class_names
-    threads = config.loader.threads or os.cpu_count() or 1
+    threads = config.loader.threads or machine.cpu_count()
     skip = config.data.unreadable == "skip"
     scan = scan_masks(
         manifest,

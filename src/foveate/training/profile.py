@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 
 import keras
 
+from foveate import machine
 from foveate.config.settings import RunConfig
 from foveate.data.loader import BatchLoader
 from foveate.data.parts import Sample, Source, decode_rate, read_rate, time_parts
@@ -102,7 +102,7 @@ def profile(data: Any, config: RunConfig, with_model: bool = True) -> Profile:
     """
     prepared = prepare(data, config)
     loader = prepared.loader("train", config)
-    threads = config.loader.threads or os.cpu_count() or 1
+    threads = config.loader.threads or machine.cpu_count()
     with Storage(config.loader.cache) as storage:
         source = Source(
             loader.manifest,
@@ -135,7 +135,7 @@ def _packing(source: Source, samples: list[Sample]) -> Packing | None:
 
 def _counts(threads: int) -> list[int]:
     """Numbers of threads to try: powers of two to the processors, and what is set."""
-    most = max(os.cpu_count() or 1, threads)
+    most = max(machine.cpu_count(), threads)
     return sorted({threads, most, *(2**power for power in range(most.bit_length()))})
 
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from foveate import machine
 from foveate.errors import ConfigError
-from foveate.planning import machine
 
 MIB = 1024**2
 
@@ -106,7 +106,7 @@ def test_processors_cover_the_quota(
 def test_limited_processes_and_threads_stay_where_they_are_put() -> None:
     code = (
         "import os, threading\n"
-        "from foveate.planning.machine import cpu_count, limit_cpus\n"
+        "from foveate.machine import cpu_count, limit_cpus\n"
         "limit_cpus(1)\n"
         "seen = [len(os.sched_getaffinity(0)), cpu_count()]\n"
         "thread = threading.Thread(target=lambda: seen.append(len(os.sched_getaffinity(0))))\n"

@@ -1,0 +1,106 @@
+"""A plan made for real: measured in a process of its own, remembered, kept to by the run."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from foveate.data.manifest import Manifest
+from foveate.errors import BudgetError, ConfigError, SampleError
+from foveate.planning import measure as measuring
+from foveate.planning.fingerprint import fingerprint
+from foveate.planning.planner import hold_to_budget, make_plan, show
+
+GIB = 1024**3
+
+
+@pytest.fixture(scope="module")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def planned(
+    digit_folders: Path, tiny_config: Callable[..., Any], own_cache: None
+) -> tuple[Any, Any, Any]:
+    """Settings, data and plan of a small run."""
+    config = tiny_config(
+        data__batch_size="none",
+        recipe__effective_batch_size=12,
+        loader__queue="1MiB",
+        budget__ram=str(8 * GIB),
+    )
+    return config, *make_plan(digit_folders, config)
+
+
+class TestMakePlan:
+    def test_what_is_measured_is_plausible(self, planned: Any) -> None:
+        _, manifest, plan = planned
+        assert plan.batch_size * plan.gradient_accumulation_steps == 12
+        # A process with Keras and TensorFlow takes hundreds of MiB.
+        assert GIB / 4 < plan.peak_bytes < 8 * GIB
+        assert list(plan.epoch_seconds) == ["scratch"]
+        assert 0 < plan.epoch_seconds["scratch"] < plan.total_seconds
+        assert any(f"{manifest.num_samples} images, 100% png" in one.value for one in plan.ledger)
+
+    def test_it_is_remembered(self, planned: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        config, manifest, plan = planned
+
+        def refuse(*_: Any) -> None:
+            pytest.fail("measured again")
+
+        monkeypatch.setattr(measuring, "_try_out", refuse)
+        assert make_plan(manifest, config)[1] == plan
+
+    def test_every_line_is_shown_with_its_reason(self, planned: Any) -> None:
+        printed = io.StringIO()
+        show(planned[2], Console(file=printed, width=200))
+        for line in planned[2].ledger:
+            assert line.name in printed.getvalue()
+            assert line.reason in printed.getvalue()
+
+    def test_a_budget_far_too_small(self, planned: Any) -> None:
+        config, manifest, _ = planned
+        small = config.budget.model_copy(update={"ram": 200 * 1024**2})
+        with pytest.raises(BudgetError, match=r"budget\.ram must be at least .* got 200 MiB"):
+            make_plan(manifest, config.model_copy(update={"budget": small}))
+
+    def test_more_than_the_machine_has(
+        self, digit_folders: Path, tiny_config: Callable[..., Any]
+    ) -> None:
+        with pytest.raises(BudgetError, match="at most what the machine has"):
+            make_plan(digit_folders, tiny_config(budget__ram="9999GiB"))
+
+    def test_a_mistake_in_the_settings_is_told_as_by_train(
+        self, digit_folders: Path, tiny_config: Callable[..., Any], own_cache: None
+    ) -> None:
+        config = tiny_config(model__backbone="simple_cn", budget__ram=str(8 * GIB))
+        with pytest.raises(ConfigError, match="Did you mean 'simple_cnn'"):
+            make_plan(digit_folders, config)
+
+
+def test_nothing_is_measured_unless_memory_is_stated(tiny_config: Callable[..., Any]) -> None:
+    data = object()
+    assert hold_to_budget(data, tiny_config(), Console(quiet=True)) == (data, None)
+
+
+class TestFingerprint:
+    def test_of_real_files(self, digit_folders: Path, tiny_config: Callable[..., Any]) -> None:
+        found = fingerprint(Manifest.from_folder(digit_folders), tiny_config())
+        assert (found.num_rows, found.num_looked_at) == (150, 100)
+        assert found.formats == {"png": 1.0}
+        assert found.median_size == found.largest_size
+
+    def test_of_unreadable_files(self, tmp_path: Path, tiny_config: Callable[..., Any]) -> None:
+        for name in ("a", "b"):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "x.png").write_bytes(b"<html>")
+        with pytest.raises(SampleError, match="must be a JPEG"):
+            fingerprint(Manifest.from_folder(tmp_path), tiny_config())
