@@ -1,7 +1,7 @@
 """What must hold on every Keras backend; run with KERAS_BACKEND set, prints JSON.
 
-A user's own model and `fit` around our loader, accumulated gradients against a large batch, and
-the mask losses with weights.
+A user's own model and `fit` around our loader, accumulated gradients against a large batch, the
+mask losses with weights, and an epoch that is cut short.
 """
 
 import json
@@ -19,6 +19,8 @@ from foveate.data.manifest import Manifest
 from foveate.data.splits import assign_splits
 from foveate.scale import runtime
 from foveate.tasks.losses import CrossEntropyDiceLoss
+from foveate.training.callbacks import TimeKeeper
+from foveate.training.clock import Clock, Pace, RunTime, StageTime
 from foveate.training.optimizers import make_optimizer
 
 warnings.simplefilter("error", UserWarning)
@@ -101,11 +103,38 @@ def weighted_masks() -> list[float]:
     return [float(model.train_on_batch(images, masks)) for _ in range(3)]
 
 
+def cut_short(folder: str) -> dict[str, Any]:
+    """Fit with a time that is up in the middle of the third epoch; a batch takes a second."""
+    manifest = assign_splits(Manifest.from_folder(folder), SplitConfig(), seed=0)
+    loader = BatchLoader(
+        manifest.split("train"), (8, 8), 8, shuffle=True, remainder="drop", cycle=2
+    )
+    validation = BatchLoader(manifest.split("validation"), (8, 8), 16)
+    images = keras.Input((8, 8, 3), dtype="uint8", name="images")
+    flat = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(images))
+    model = keras.Model({"images": images}, keras.layers.Dense(3)(flat))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(1e-3), loss, jit_compile=runtime.jit_compile())
+    trained: list[int] = []
+    time = RunTime(44.0, Clock(lambda: float(len(trained))), Pace(8, 15), 0)
+    keeper = TimeKeeper(StageTime(time, 1.0, 0.0, cycle=2), loader, None, is_first=True)
+    counts = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: trained.append(batch)
+    )
+    history = model.fit(
+        loader, validation_data=validation, epochs=9, callbacks=[counts, keeper], verbose=0
+    )
+    loader.close()
+    validation.close()
+    return {"batches": len(trained), "epochs": history.history["val_loss"], "why": keeper.ended}
+
+
 if __name__ == "__main__":
     argument = json.loads(sys.argv[1])
     outcome = {
         "fit": users_own_fit(argument),
         "accumulation": accumulation(),
         "weighted_masks": weighted_masks(),
+        "cut_short": cut_short(argument),
     }
     print(json.dumps(outcome))

@@ -59,3 +59,12 @@ def test_weighted_mask_losses_train(outcome: Any) -> None:
 
 def test_accumulated_gradients_equal_the_large_batch(outcome: Any) -> None:
     assert outcome["accumulation"] < 1e-5
+
+
+def test_an_epoch_cut_short_is_validated(outcome: Any) -> None:
+    """Batches of a second: 44, less 8 for the end of the run, are up in the third epoch of 14."""
+    cut = outcome["cut_short"]
+    assert cut["why"] == "its time was up"
+    assert 2 * 14 < cut["batches"] <= 44 - 8
+    assert cut["batches"] % 2 == 0, "steps are whole"
+    assert len(cut["epochs"]) == 3
