@@ -147,3 +147,9 @@ def test_a_measurement_survives_json() -> None:
     from dataclasses import asdict
 
     assert Measurement.from_dict(json.loads(json.dumps(asdict(USUAL)))) == USUAL
+
+
+def test_nothing_is_planned_beyond_a_single_try() -> None:
+    """Where memory allowed but one size, nobody knows what a larger batch would take."""
+    plan = settle(config(), FOUND, measured(tried(2)), 8192 * MIB)
+    assert plan.batch_size == 2

@@ -39,6 +39,8 @@ try:
 except FoveateError as error:
     (Path(sys.argv[1]) / "mistake").write_text(f"{type(error).__name__} {error}")
 """
+_SHARE_OF_TIME = 0.15  # of a stated time, after which no further batch size is tried
+_SECONDS = 300.0  # the same where no time is stated
 _DISTRIBUTIONS = ("foveate", "keras", "tensorflow", "tensorflow-cpu", "jax", "torch", "numpy")
 
 
@@ -165,7 +167,9 @@ def _try_out(manifest: Manifest, config: RunConfig, sizes: list[int], limit: int
         folder = Path(name)
         manifest.save(folder / "manifest.parquet")
         (folder / "config.toml").write_text(to_toml(config))
-        (folder / "request.json").write_text(json.dumps({"batch_sizes": sizes, "limit": limit}))
+        seconds = _SHARE_OF_TIME * config.budget.time if config.budget.time else _SECONDS
+        request = {"batch_sizes": sizes, "limit": limit, "seconds": seconds}
+        (folder / "request.json").write_text(json.dumps(request))
         command = [sys.executable, "-c", _CHILD, name, config.runtime.backend]
         command.append(str(config.budget.cpus or 0))
         outcome = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -121,6 +121,8 @@ def settle(
     whole = config.effective_batch_size
     sizes = batch_sizes(config)
     is_pinned = len(sizes) == 1
+    if len(measured.tries) == 1:  # of others nothing is known
+        sizes = [size for size in sizes if size <= measured.tries[0].batch_size]
     limit = ram * (1 - _KEPT_FREE)
     fitting = [size for size in sizes if peak_bytes(measured, size) <= limit]
     device_limit = config.budget.gpu_memory

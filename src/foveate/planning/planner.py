@@ -6,6 +6,7 @@ from typing import Any
 
 import psutil
 from pydantic import ByteSize
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -80,11 +81,9 @@ def keep_to_processors(config: RunConfig) -> None:
 
 def show(plan: Plan, console: Console) -> None:
     """Print the ledger of a plan and what follows from it."""
-    table = Table(title="plan")
-    for column in ("what", "how much", "source", "reason"):
-        table.add_column(column)
+    table = Table("what", "how much", "why", title="plan", box=SIMPLE_HEAD)
     for line in plan.ledger:
-        table.add_row(line.name, line.value, line.source, line.reason)
+        table.add_row(line.name, line.value, f"{line.source}: {line.reason}")
     console.print(table)
     for text in plan.advice:
         console.print(text, highlight=False, soft_wrap=True)

@@ -65,13 +65,19 @@ def _with_smaller_batches(work: Work, limit: str) -> tuple[Work, Checkpoint | No
         highlight=False,
         soft_wrap=True,
     )
+    model = work.model
+    model.train_function = model.test_function = model.optimizer = (
+        None  # compiled for the old size
+    )
+    if work.guard is not None:
+        work.guard.relieve()
     checkpoint = load_checkpoint(work.run.checkpoints)
     if checkpoint is None:  # it was the first batch that did not fit
         keras.utils.set_random_seed(config.seed)
         with runtime.dtype_policy(config.recipe.precision):
             inputs, task = work.prepared.model_inputs, work.prepared.task
             fresh = build_model(config.model, inputs, task, config.seed)
-        for variable, first in zip(work.model.variables, fresh.variables, strict=True):
+        for variable, first in zip(model.variables, fresh.variables, strict=True):
             variable.assign(first)
     work.run.cut_history(checkpoint.state["num_epochs"] if checkpoint else 0)
     return dataclasses.replace(work, config=config), checkpoint
