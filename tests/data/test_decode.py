@@ -251,6 +251,21 @@ class TestFailures:
             decode_image(written(tmp_path, bytes(data)), CONFIG)
         assert capfd.readouterr().err == ""
 
+    @pytest.mark.parametrize("what", ["compression", "filter", "end"])
+    def test_deep_colour_with_an_odd_header_or_end(
+        self, what: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        """Pillow takes them, whole checksums and all; OpenCV would print what it thinks."""
+        data = bytearray(cv2.imencode(".png", RGB.astype(np.uint16) * 257)[1].tobytes())
+        if what == "end":
+            del data[-2:]
+        else:
+            data[{"compression": 26, "filter": 27}[what]] = 4
+            data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+        with pytest.raises(SampleError):
+            decode_image(written(tmp_path, bytes(data)), DecodeConfig(range_16bit=(0, 65535)))
+        assert capfd.readouterr().err == ""
+
     def test_pixel_limit(self, tmp_path: Path) -> None:
         path = written(tmp_path, encoded(Image.fromarray(RGB), "PNG"))
         assert probe(path, DecodeConfig(max_pixels=37 * 53)) == (37, 53)
