@@ -26,7 +26,7 @@ Config = Callable[..., Any]
 @pytest.mark.parametrize("name", ["digit_run", "metadata_run", "mask_run"])
 def test_a_run_leaves_what_it_promises(name: str, request: pytest.FixtureRequest) -> None:
     run: Run = request.getfixturevalue(name)
-    assert run.status() == {"state": "finished"}
+    assert run.status()["state"] == "finished"
     assert len(run.history()) == run.config().recipe.epochs
     assert list(run.model_folder.glob("*.keras"))
     splits = set(pl.read_parquet(run.manifest_path)["split"].cast(pl.String))

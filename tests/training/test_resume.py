@@ -56,7 +56,7 @@ def weights(run: Run) -> list[np.ndarray]:
 
 
 def assert_same(run: Run, unbroken: Run) -> None:
-    assert run.status() == {"state": "finished"}
+    assert run.status()["state"] == "finished"
     for mine, theirs in zip(weights(run), weights(unbroken), strict=True):
         np.testing.assert_array_equal(mine, theirs)
     for epoch, same in zip(run.history(), unbroken.history(), strict=True):
