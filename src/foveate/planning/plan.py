@@ -16,7 +16,7 @@ from foveate.planning.fingerprint import Fingerprint
 from foveate.planning.measure import Measurement, Try, batch_sizes
 
 _MIB, _GIB = 1024**2, 1024**3
-_KEPT_FREE = 0.12
+KEPT_FREE = 0.12
 """Share of the memory that is not planned for: a long run grows a little beyond a short trial."""
 _LOADING_LIMITS = 0.2  # share of time spent waiting above which loading is the bottleneck
 
@@ -123,12 +123,12 @@ def settle(
     is_pinned = len(sizes) == 1
     if len(measured.tries) == 1:  # of others nothing is known
         sizes = [size for size in sizes if size <= measured.tries[0].batch_size]
-    limit = ram * (1 - _KEPT_FREE)
+    limit = ram * (1 - KEPT_FREE)
     fitting = [size for size in sizes if peak_bytes(measured, size) <= limit]
     device_limit = config.budget.gpu_memory
     if device_limit is not None:
         fitting = [
-            s for s in fitting if device_bytes(measured, s) <= device_limit * (1 - _KEPT_FREE)
+            s for s in fitting if device_bytes(measured, s) <= device_limit * (1 - KEPT_FREE)
         ]
     if not fitting:
         raise BudgetError(_refusal(measured, sizes[0], ram, device_limit, is_pinned))
@@ -215,9 +215,9 @@ def _total(
 def _refusal(
     measured: Measurement, smallest: int, ram: int, device: int | None, is_pinned: bool
 ) -> str:
-    needed = peak_bytes(measured, smallest) / (1 - _KEPT_FREE)
+    needed = peak_bytes(measured, smallest) / (1 - KEPT_FREE)
     if needed <= ram and device is not None:
-        least = device_bytes(measured, smallest) / (1 - _KEPT_FREE)
+        least = device_bytes(measured, smallest) / (1 - KEPT_FREE)
         which, stated, needed = "budget.gpu_memory", device, least
     else:
         which, stated = "budget.ram", ram
@@ -259,7 +259,7 @@ def _advice(
     lines, last = [], list(stages)[-1]
     larger = [size for size in sizes if size > batch_size]
     gained = [
-        size for size in larger if peak_bytes(measured, size) <= (ram + _GIB) * (1 - _KEPT_FREE)
+        size for size in larger if peak_bytes(measured, size) <= (ram + _GIB) * (1 - KEPT_FREE)
     ]
     if gained:
         now, then = (batch_seconds(measured, last, s) / s for s in (batch_size, gained[-1]))
@@ -314,7 +314,7 @@ def _ledger(
              "activations, gradients, optimizer, queue; by lines through "
              f"batches of {', '.join(str(one.batch_size) for one in measured.tries)}"),
         Line("memory, peak", f"= {size_text(plan.peak_bytes)} of {size_text(ram)}", "derived",
-             f"{_KEPT_FREE:.0%} of the budget is kept free"),
+             f"{KEPT_FREE:.0%} of the budget is kept free"),
         Line("weights", size_text(measured.weight_bytes), "measured", "of the model"),
     ]  # fmt: skip
     for name, count in measured.stages:

@@ -16,7 +16,7 @@ from foveate.data.manifest import Manifest, read_manifest
 from foveate.errors import BudgetError
 from foveate.planning.fingerprint import fingerprint
 from foveate.planning.measure import measure
-from foveate.planning.plan import Plan, settle, size_text
+from foveate.planning.plan import KEPT_FREE, Plan, settle, size_text
 
 _LEFT_TO_OTHERS = 0.1  # of the machine's memory, where no budget is stated
 _QUEUE_SHARE = 16  # batches that wait may take this part of the memory
@@ -43,7 +43,7 @@ def make_plan(data: Any, config: RunConfig) -> tuple[Manifest, Plan]:
     loader = config.loader.model_copy(update={"queue": ByteSize(queue)})
     config = config.model_copy(update={"loader": loader})
     own = psutil.Process().memory_info().rss
-    measured = measure(manifest, config, max(ram - own, 0))
+    measured = measure(manifest, config, max(round(ram * (1 - KEPT_FREE)) - own, 0))
     return manifest, settle(config, found, measured, ram)
 
 
