@@ -104,7 +104,7 @@ class TestHalving:
 
     def test_an_odd_batch_cannot_be_halved(self, plain: Callable[..., Any]) -> None:
         with pytest.raises(BudgetError, match="batches of 1, which cannot be halved"):
-            halved(plain(data__batch_size=1), "2 GiB")
+            halved(plain(data__batch_size=1), "its memory limit of 2 GiB")
 
     def test_other_errors_stay_what_they_are(self) -> None:
         with pytest.raises(ValueError, match="as it was"), device_memory_told():

@@ -11,11 +11,10 @@ from foveate import machine
 from foveate.config.settings import BudgetConfig
 from foveate.errors import BudgetError, ConfigError
 from foveate.planning.memory import forget_peak, peak_bytes
-from foveate.planning.plan import size_text
+from foveate.planning.plan import KEPT_FREE, size_text
 from foveate.scale import runtime
 
 _STEPS = 3  # the first compiles, the next still grow the allocator
-_KEPT_FREE = 0.12  # of the budget: a long run grows a little beyond a short trial
 
 
 def find_batch_size(
@@ -66,13 +65,13 @@ def _search(
     while size <= most:
         last, peaks = peaks, _peaks(model, batch, size)
         pairs = [(p, limit) for p, limit in zip(peaks, limits, strict=True) if limit is not None]
-        if any(peak > limit * (1 - _KEPT_FREE) for peak, limit in pairs):
+        if any(peak > limit * (1 - KEPT_FREE) for peak, limit in pairs):
             break
         fitting = size
         # Twice the samples take at most twice what they added, as seen from half of them.
         grown = [peak + 2 * max(peak - old, 0) for peak, old in zip(peaks, last, strict=True)]
         if fitting > 1 and any(
-            limit is not None and peak > limit * (1 - _KEPT_FREE)
+            limit is not None and peak > limit * (1 - KEPT_FREE)
             for peak, limit in zip(grown, limits, strict=True)
         ):
             break

@@ -60,15 +60,14 @@ def _with_smaller_batches(work: Work, limit: str) -> tuple[Work, Checkpoint | No
     config = halved(work.config, limit)
     work.run.save_config(config)
     work.console.print(
-        f"Memory is near its limit of {limit}: batches of {config.batch_size} from here on, "
+        f"Near {limit}: batches of {config.batch_size} from here on, "
         f"{config.gradient_accumulation_steps} to a step.",
         highlight=False,
         soft_wrap=True,
     )
     model = work.model
-    model.train_function = model.test_function = model.optimizer = (
-        None  # compiled for the old size
-    )
+    # Compiled for the old size: memory that the new one needs.
+    model.train_function = model.test_function = model.optimizer = None
     if work.guard is not None:
         work.guard.relieve()
     checkpoint = load_checkpoint(work.run.checkpoints)

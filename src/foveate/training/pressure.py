@@ -60,7 +60,7 @@ class MemoryWatch(keras.callbacks.Callback):
         if self._loader.shrink_queue():
             self._console.print(f"Memory is near its limit of {limit}: the queue shrinks.")
         elif (self._checkpoints.position + 1) % self._cycle == 0:
-            self._checkpoints.stop_with = TooLargeError(limit)
+            self._checkpoints.stop_with = TooLargeError(f"its memory limit of {limit}")
 
 
 @contextmanager
@@ -73,7 +73,7 @@ def device_memory_told() -> Iterator[None]:
         is_xla = "XlaRuntimeError" in kinds
         if kinds.isdisjoint(_OUT_OF_MEMORY) or (is_xla and "RESOURCE_EXHAUSTED" not in str(error)):
             raise
-        raise TooLargeError("the accelerator") from error
+        raise TooLargeError("the memory of the accelerator") from error
 
 
 def halved(config: RunConfig, limit: str) -> RunConfig:
@@ -81,7 +81,7 @@ def halved(config: RunConfig, limit: str) -> RunConfig:
 
     Args:
         config: The settings of the run.
-        limit: The limit that was met, for messages.
+        limit: What was met, for messages, such as "its memory limit of 2.00 GiB".
 
     Returns:
         The settings to go on with; a step holds the same samples.
@@ -91,7 +91,7 @@ def halved(config: RunConfig, limit: str) -> RunConfig:
     """
     if config.batch_size % 2:
         raise BudgetError(
-            f"The run must stay below its memory limit of {limit}, but got there with batches of "
+            f"The run must stay below {limit}, but got there with batches of "
             f"{config.batch_size}, which cannot be halved. What was learned is stored: state a "
             "higher budget.ram in the run's config.toml and go on with foveate train --resume, or "
             "start anew with a smaller data.image_size or model.backbone."
