@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foveate.config.settings import RunConfig
-from foveate.errors import BudgetError
+from foveate.errors import BudgetError, ConfigError
 from foveate.planning.fingerprint import Fingerprint
 from foveate.planning.measure import Measurement, Try
 from foveate.planning.plan import batch_seconds, peak_bytes, settle
@@ -92,11 +92,14 @@ class TestSettle:
 
     def test_memory_of_the_accelerator(self) -> None:
         tries = [replace(tried(size), device_bytes=100 * MIB * size) for size in (1, 4, 32)]
+        on_gpu = measured(*tries, devices=["gpu:0"])
         stated = config(budget={"gpu_memory": 1000 * MIB})
-        plan = settle(stated, FOUND, measured(*tries), 10_000 * MIB)
+        plan = settle(stated, FOUND, on_gpu, 10_000 * MIB)
         assert plan.batch_size == 8  # of 1, 2, 4, 8, 16, 32 the largest below ten
         with pytest.raises(BudgetError, match=r"budget\.gpu_memory must be at least"):
-            settle(config(budget={"gpu_memory": 50 * MIB}), FOUND, measured(*tries), 10_000 * MIB)
+            settle(config(budget={"gpu_memory": 50 * MIB}), FOUND, on_gpu, 10_000 * MIB)
+        with pytest.raises(ConfigError, match="needs an accelerator"):
+            settle(stated, FOUND, USUAL, 10_000 * MIB)
 
     def test_the_fastest_is_taken_where_batches_cost_by_themselves(self) -> None:
         tries = [tried(size, slow=1.0) for size in (1, 4, 32)]

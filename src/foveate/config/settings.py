@@ -252,14 +252,12 @@ class CheckpointConfig(Section):
 
 
 class BudgetConfig(Section):
-    """What a run may take. Whatever is stated here is planned for before, and kept to during, the
-    run.
-    """
+    """What a run may take."""
 
     ram: ByteSize | None = None
     """Most memory of the run and its processes together, such as "4GiB"."""
     gpu_memory: ByteSize | None = None
-    """Most memory of the accelerator, such as "8GiB"."""
+    """Most memory of the accelerator, such as "8GiB"; the batch is planned to fit it."""
     time: Seconds | None = None
     """Longest time from start to report: seconds, or a text such as "90s", "10m", "2h"."""
     cpus: PositiveInt | None = None

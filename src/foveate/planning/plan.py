@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import ByteSize
 
 from foveate.config.settings import RunConfig
-from foveate.errors import BudgetError
+from foveate.errors import BudgetError, ConfigError
 from foveate.planning.fingerprint import Fingerprint
 from foveate.planning.measure import Measurement, Try, batch_sizes
 
@@ -116,6 +116,7 @@ def settle(
 
     Raises:
         BudgetError: Nothing fits; the message names the smallest budget that would do.
+        ConfigError: Memory of an accelerator is stated where there is none.
     """
     stages = dict(measured.stages)
     whole = config.effective_batch_size
@@ -126,6 +127,11 @@ def settle(
     limit = ram * (1 - KEPT_FREE)
     fitting = [size for size in sizes if peak_bytes(measured, size) <= limit]
     device_limit = config.budget.gpu_memory
+    if device_limit is not None and measured.devices == ["cpu"]:
+        raise ConfigError(
+            f"budget.gpu_memory needs an accelerator, but {measured.backend} computes on the "
+            "processor here. State budget.ram instead."
+        )
     if device_limit is not None:
         fitting = [
             s for s in fitting if device_bytes(measured, s) <= device_limit * (1 - KEPT_FREE)
