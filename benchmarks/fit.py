@@ -20,7 +20,8 @@ from benchmarks.loader import RECIPE
 from benchmarks.measuring import Clock, Speed, print_machine, print_ratios, take_turns
 from benchmarks.photographs import photograph_folder
 from foveate.config.augmentation import AugmentConfig
-from foveate.config.settings import LossConfig, ModelConfig, RecipeConfig
+from foveate.config.recipe import LossConfig, RecipeConfig
+from foveate.config.settings import ModelConfig
 from foveate.scale import runtime
 
 _SIZE = (224, 224)

@@ -13,7 +13,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from foveate.config.settings import RecipeConfig, SplitConfig
+from foveate.config.recipe import RecipeConfig
+from foveate.config.settings import SplitConfig
 from foveate.data.loader import BatchLoader
 from foveate.data.manifest import Manifest
 from foveate.data.splits import assign_splits

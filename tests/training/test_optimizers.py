@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from foveate.config.settings import RecipeConfig
+from foveate.config.recipe import RecipeConfig
 from foveate.training.optimizers import make_optimizer
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foveate.config.settings import ScheduleConfig
+from foveate.config.recipe import ScheduleConfig
 from foveate.training.schedule import rate_factor
 
 NAMES = ["constant", "cosine", "one_cycle", "cyclical", "step", "plateau"]

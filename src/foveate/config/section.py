@@ -19,6 +19,10 @@ Seconds = Annotated[float, BeforeValidator(_to_seconds), Field(gt=0.0)]
 """A length of time: a number of seconds, or a text such as ``90s``, ``10m``, ``1.5h``."""
 
 
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+"""A part of a whole, 0 to 1."""
+
+
 class Section(BaseModel):
     """A frozen group of settings; unknown keys are refused, docstrings document fields."""
 

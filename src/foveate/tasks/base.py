@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from foveate.config.settings import LossConfig
+from foveate.config.recipe import LossConfig
 
 IGNORED = 255
 """Class id of pixels that are neither trained on nor scored."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from foveate.config.settings import LossConfig
+from foveate.config.recipe import LossConfig
 from foveate.errors import SampleError
 from foveate.tasks.base import IGNORED, Scorer, Task, mean_of_known, per_class
 

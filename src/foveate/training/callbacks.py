@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from foveate.config.settings import ScheduleConfig, StoppingConfig
+from foveate.config.recipe import ScheduleConfig, StoppingConfig
 from foveate.data.loader import BatchLoader
 from foveate.errors import RunError
 from foveate.runs import Run

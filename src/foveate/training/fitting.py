@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import keras
 from rich.console import Console
 
-from foveate.config.settings import RunConfig, StoppingConfig
+from foveate.config.recipe import StoppingConfig
+from foveate.config.settings import RunConfig
 from foveate.data.loader import BatchLoader
 from foveate.errors import FoveateError
 from foveate.models.build import set_trainable

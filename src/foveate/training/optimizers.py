@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from foveate.config.settings import RecipeConfig
+from foveate.config.recipe import RecipeConfig
 
 
 def make_optimizer(

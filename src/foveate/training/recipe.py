@@ -12,7 +12,8 @@ from typing import Any
 import keras
 from rich.console import Console
 
-from foveate.config.settings import RunConfig, StoppingConfig
+from foveate.config.recipe import StoppingConfig
+from foveate.config.settings import RunConfig
 from foveate.data.loader import BatchLoader
 from foveate.data.manifest import Manifest
 from foveate.errors import ConfigError, FoveateError, RunError, nearest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from foveate.config.settings import ScheduleConfig
+from foveate.config.recipe import ScheduleConfig
 
 
 def rate_factor(progress: float, config: ScheduleConfig) -> float:
