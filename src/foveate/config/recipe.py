@@ -76,6 +76,10 @@ class RecipeConfig(Section):
     """Peak learning rate of the fine_tune stage; a fifth of `learning_rate` when not set."""
     unfreeze: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     """Share of the backbone's layers, counted from the top, that the fine_tune stage trains."""
+    frozen_views: Annotated[int, Field(ge=0)] | None = None
+    """Views (augmented versions) of each training image whose features the frozen stage computes
+    once and learns from; 1 is the image as it is, 0 computes all anew in each epoch, with new
+    augmentation. When not set, what pays and fits the disk."""
     gradient_accumulation_steps: PositiveInt | None = None
     """Batches whose gradients are averaged into one step; when not set, what the effective batch
     size needs, else 1."""

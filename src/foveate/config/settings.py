@@ -174,6 +174,9 @@ class BudgetConfig(Section):
     """Most memory of the run and its processes together, such as "4GiB"."""
     gpu_memory: ByteSize | None = None
     """Most memory of the accelerator, such as "8GiB"; the batch is planned to fit it."""
+    disk: ByteSize | None = None
+    """Most disk space for what only makes the run faster, the features of a frozen backbone; when
+    not set half of what is free, at most 10 GiB."""
     time: Seconds | None = None
     """Longest time from start to report: seconds, or a text such as "90s", "10m", "2h"."""
     cpus: PositiveInt | None = None

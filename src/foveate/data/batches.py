@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from foveate.config.augmentation import AugmentConfig
 from foveate.config.settings import DecodeConfig
 from foveate.data import augment as augmentation
+from foveate.data.features import FeatureFiles
 from foveate.data.manifest import Manifest
 from foveate.data.metadata import MetadataSchema
 from foveate.data.order import check_sampling, epoch_rows
@@ -53,6 +54,7 @@ class Batches:
         decode: From file to pixels.
         storage: Gets what is no plain file of this machine.
         unreadable: What becomes of samples that cannot be read.
+        features: What a backbone made of them, to give in place of images and masks.
 
     Attributes:
         batch_size: Samples in a full batch: as asked for, or fewer where the rows make no whole
@@ -77,6 +79,7 @@ class Batches:
         decode: DecodeConfig | None,
         storage: Storage,
         unreadable: Unreadable,
+        features: FeatureFiles | None = None,
     ) -> None:
         mixes = augment is not None and bool(augment.mix.mixup or augment.mix.cutmix)
         _check(manifest, drawing, mixes)
@@ -90,7 +93,7 @@ class Batches:
             manifest = replace(manifest, table=manifest.table.drop("weight"))
         self._samples = SampleReader(
             manifest, image_size, augment, encode, metadata, decode, drawing.seed, unreadable,
-            storage,
+            storage, features,
         )  # fmt: skip
         self._mix = augment.mix if augment is not None and mixes else None
         self._num_classes = num_classes or len(manifest.class_names)
@@ -177,7 +180,7 @@ def _batch(inputs: dict[str, Any], targets: Any, weights: Any) -> Batch:
 
 def _padded(inputs: dict[str, Any], targets: Any, weights: Any, size: int) -> Batch:
     """Repeat the last sample up to the batch size, with weight 0."""
-    found = len(inputs["images"])
+    found = len(next(iter(inputs.values())))
     if targets is not None and weights is None:
         weights = np.ones((found, 1, 1) if targets.ndim == 3 else found, np.float32)
     missing = size - found

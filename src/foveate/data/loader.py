@@ -21,6 +21,7 @@ from foveate.config.augmentation import AugmentConfig
 from foveate.config.settings import DecodeConfig, LoaderConfig
 from foveate.data.ahead import ReadAhead
 from foveate.data.batches import Batch, Batches, Drawing
+from foveate.data.features import FeatureFiles
 from foveate.data.manifest import Manifest
 from foveate.data.metadata import MetadataSchema
 from foveate.data.storage import Storage
@@ -83,6 +84,8 @@ class BatchLoader(keras.utils.PyDataset, DataAdapter):
         cache_bytes: Most disk space for what is read from far away.
         unreadable: ``fail`` stops at a sample that cannot be read, ``skip`` goes on without it.
         max_unreadable: Share of the rows, 0 to 1, above which ``skip`` stops as well.
+        features: What a frozen backbone made of the rows: the batches then hold these arrays in
+            place of ``images``. No file is read or augmented.
 
     Attributes:
         epoch: Number of the epoch that the next iteration gives; may be set.
@@ -116,6 +119,7 @@ class BatchLoader(keras.utils.PyDataset, DataAdapter):
         cache_bytes: int = LoaderConfig().cache,
         unreadable: str = "fail",
         max_unreadable: float = 0.01,
+        features: FeatureFiles | None = None,
     ) -> None:
         super().__init__()
         if processes and unreadable == "skip":
@@ -141,9 +145,11 @@ class BatchLoader(keras.utils.PyDataset, DataAdapter):
             decode,
             self._storage,
             self._unreadable,
+            features,
         )
         threads = threads or machine.cpu_count()
-        batch_bytes = self.batch_size * image_size[0] * image_size[1] * 4
+        sample_bytes = features.item_bytes if features else image_size[0] * image_size[1] * 4
+        batch_bytes = self.batch_size * sample_bytes
         most = min(max(queue_bytes // batch_bytes, 1), max(4 * threads, 16))
         self._ahead = ReadAhead(self._batches, threads, processes, most)
 

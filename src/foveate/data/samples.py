@@ -13,6 +13,7 @@ from foveate.config.augmentation import AugmentConfig
 from foveate.config.settings import DecodeConfig
 from foveate.data import augment as augmentation
 from foveate.data.decode import decode_image, decode_pair
+from foveate.data.features import MASKS, FeatureFiles
 from foveate.data.manifest import Manifest
 from foveate.data.metadata import MetadataSchema
 from foveate.data.places import Place
@@ -43,6 +44,7 @@ class SampleReader:
         seed: With epoch and place the only source of randomness.
         unreadable: What becomes of samples that cannot be read.
         storage: Gets what is no plain file of this machine.
+        features: What a backbone made of the samples, to give in place of images and masks.
     """
 
     def __init__(
@@ -56,12 +58,16 @@ class SampleReader:
         seed: int,
         unreadable: Unreadable,
         storage: Storage,
+        features: FeatureFiles | None = None,
     ) -> None:
         self._manifest, self._image_size = manifest, image_size
         self._ranges = augmentation.resolve(augment or _NO_CHANGE)
         self._decode = decode or DecodeConfig()
         self._seed, self._unreadable = seed, unreadable
-        self._storage = storage
+        self._storage, self._features = storage, features
+        if features is not None:
+            for row, (path, reason) in features.unreadable.items():
+                unreadable.add(row, path, SampleError(reason))
         self._encode = encode if manifest.has_masks else None  # labels are encoded here and now
         has_labels = "label" in manifest.table.columns and not manifest.has_masks
         self._labels = label_ids(manifest, encode) if has_labels else None
@@ -82,6 +88,9 @@ class SampleReader:
         """Make buffers for a batch; there is none for what `read` does not give."""
         height, width = self._image_size
         inputs: dict[str, NDArray[Any]] = {"images": np.empty((size, height, width, 3), np.uint8)}
+        if self._features is not None:
+            names = [name for name in self._features.shapes if name != MASKS]
+            inputs = {name: self._features.empty(name, size) for name in names}
         for name, array in zip(("numeric", "categories"), self._metadata or (), strict=False):
             if array.shape[1]:
                 inputs[name] = np.empty((size, array.shape[1]), array.dtype)
@@ -107,11 +116,29 @@ class SampleReader:
         Raises:
             SampleError: A sample cannot be read and may not be skipped.
         """
-        inputs, targets, weights = self.empty(len(rows))
+        weights = None if self._weights is None else self._weights[rows]
+        if self._features is None:
+            inputs, targets, weights = self._read_files(rows, epoch, first, weights)
+        else:
+            inputs = self._features.read(rows, epoch)
+            targets = inputs.pop(MASKS, None)
+            if weights is not None:
+                weights[self._unreadable.among(rows)] = 0
         if self._labels is not None:
             targets = self._labels[rows]
-        if self._weights is not None:
-            weights = self._weights[rows]
+        for name, array in zip(("numeric", "categories"), self._metadata or (), strict=False):
+            if array.shape[1]:
+                inputs[name] = array[rows]
+        return inputs, targets, weights
+
+    def _read_files(
+        self,
+        rows: NDArray[np.uint32],
+        epoch: int,
+        first: int,
+        weights: NDArray[np.float32] | None,
+    ) -> Arrays:
+        inputs, targets, _ = self.empty(len(rows))
         images = self._manifest.image_places(rows)
         masks = self._manifest.mask_places(rows) if self._manifest.has_masks else None
         # All at once: between two images the processor's caches have forgotten how.
@@ -131,9 +158,6 @@ class SampleReader:
                     targets[place] = IGNORED
                 if weights is not None:
                     weights[place] = 0
-        for name, array in zip(("numeric", "categories"), self._metadata or (), strict=False):
-            if array.shape[1]:
-                inputs[name] = array[rows]
         return inputs, targets, weights
 
     def _read_image(

@@ -30,7 +30,7 @@ class Storage:
 
     def __init__(self, cache_bytes: int = _CACHE_BYTES, sweeps: bool = False) -> None:
         self._cache_bytes, self._sweeps = cache_bytes, sweeps
-        self._descriptor = lru_cache(maxsize=_MOST_DESCRIPTORS)(_open)
+        self._descriptor = lru_cache(maxsize=_MOST_DESCRIPTORS)(open_descriptor)
 
     def __reduce__(self) -> tuple[type[Storage], tuple[int, bool]]:
         return Storage, (self._cache_bytes, self._sweeps)  # another process opens its own
@@ -91,8 +91,12 @@ class Storage:
             ) from error
 
 
-class _Descriptor:
-    """An open file that closes itself when nobody holds it: no read ever meets another's file."""
+class Descriptor:
+    """An open file that closes itself when nobody holds it: no read ever meets another's file.
+
+    Attributes:
+        number: For `os.pread`.
+    """
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -101,5 +105,6 @@ class _Descriptor:
         os.close(self.number)
 
 
-def _open(path: str) -> _Descriptor:
-    return _Descriptor(os.open(path, os.O_RDONLY))
+def open_descriptor(path: str) -> Descriptor:
+    """Open a file to read parts of it, from any number of threads."""
+    return Descriptor(os.open(path, os.O_RDONLY))

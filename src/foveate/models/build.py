@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,8 @@ from foveate.models.heads import class_logits, pixel_logits, pool
 
 if TYPE_CHECKING:
     from foveate.tasks.base import Task
+
+_FRONTIER = "features"
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def set_trainable(model: keras.Model, share: float, pretrained: bool) -> int:
     """
     backbone = model.get_layer("backbone")
     backbone.trainable = share > 0
-    weighted = [layer for layer in _leaves(backbone) if layer.weights]
+    weighted = [layer for layer in leaves(backbone) if layer.weights]
     num_frozen = len(weighted) - math.ceil(share * len(weighted))
     for index, layer in enumerate(weighted):
         statistics = isinstance(layer, keras.layers.BatchNormalization)
@@ -97,11 +99,42 @@ def set_trainable(model: keras.Model, share: float, pretrained: bool) -> int:
     return sum(math.prod(weight.shape) for weight in model.trainable_weights)
 
 
-def _leaves(model: keras.Model) -> Iterator[Any]:
-    """Yield the layers from the input up, those of nested models in place of the model."""
+def split_model(model: keras.Model) -> tuple[keras.Model, keras.Model]:
+    """Cut a model where the weights of its backbone end.
+
+    Args:
+        model: What `build_model` returned.
+
+    Returns:
+        Two models that share its layers: one from `images` to a dict of the features, float
+        arrays named ``features``, ``features1`` and so on (one vector (B, C) where an image is
+        classified, else the feature maps (B, h, w, C) from high resolution to low); and one from
+        those, with the metadata if there is any, to the logits.
+    """
+    features = {
+        layer.name: layer.output for layer in model.layers if layer.name.startswith(_FRONTIER)
+    }
+    for name, tensor in features.items():
+        tensor.name = name  # that Keras asks for
+    others = {name: tensor for name, tensor in model.input.items() if name != "images"}
+    trunk = keras.Model(model.input["images"], features, name="trunk")
+    return trunk, keras.Model(features | others, model.output, name="head")
+
+
+def _frontier(features: Sequence[Any]) -> list[Any]:
+    """Mark where the weights of the backbone end, for `split_model`."""
+    names = [f"{_FRONTIER}{number or ''}" for number in range(len(features))]
+    return [
+        keras.layers.Identity(name=name)(tensor)
+        for name, tensor in zip(names, features, strict=True)
+    ]
+
+
+def leaves(model: keras.Model) -> Iterator[Any]:
+    """Yield the layers of a model from the input up, those of nested models in their place."""
     for layer in model.layers:
         if isinstance(layer, keras.Model):
-            yield from _leaves(layer)
+            yield from leaves(layer)
         else:
             yield layer
 
@@ -110,7 +143,7 @@ def _classify(
     features: Any, vector: Any, config: ModelConfig, image_size: tuple[int, int], num_outputs: int
 ) -> Any:
     del image_size
-    pooled = pool(features, config.pooling)
+    (pooled,) = _frontier([pool(features, config.pooling)])
     if vector is not None:
         pooled = fuse(pooled, vector, config.fusion)
     return class_logits(pooled, config, num_outputs)
@@ -119,7 +152,7 @@ def _classify(
 def _segment(
     features: Any, vector: Any, config: ModelConfig, image_size: tuple[int, int], num_outputs: int
 ) -> Any:
-    *skips, bottleneck = features
+    *skips, bottleneck = _frontier(features)
     if vector is not None:
         bottleneck = fuse(bottleneck, vector, config.fusion)
     decoded = unet_decoder(

@@ -114,12 +114,13 @@ class BestEpoch(keras.callbacks.Callback):
 
     Args:
         config: What to watch and how patiently.
+        model: Whose weights are kept; what is fitted may be a part of it.
         path: Where the best weights go.
     """
 
-    def __init__(self, config: StoppingConfig, path: Path) -> None:
+    def __init__(self, config: StoppingConfig, model: keras.Model, path: Path) -> None:
         super().__init__()
-        self._config, self._path = config, path
+        self._config, self._kept, self._path = config, model, path
         self.value: float | None = None
         self._waited = 0
 
@@ -139,7 +140,7 @@ class BestEpoch(keras.callbacks.Callback):
         """Keep better weights; stop when patience is at its end."""
         value = monitored(logs or {}, self._config.monitor)
         if self.value is None or better(value, self.value, self._config.monitor):
-            save_weights(self.model, self._path)
+            save_weights(self._kept, self._path)
             self.value, self._waited = value, 0
             return
         self._waited += 1

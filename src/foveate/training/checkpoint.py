@@ -90,7 +90,11 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    folder: Path, position: int, state: Mapping[str, Any], model: keras.Model
+    folder: Path,
+    position: int,
+    state: Mapping[str, Any],
+    model: keras.Model,
+    trained: keras.Model | None = None,
 ) -> Path:
     """Write a checkpoint, then delete all but the last two.
 
@@ -98,8 +102,9 @@ def save_checkpoint(
         folder: Where checkpoints are kept; it exists.
         position: Batches trained so far in the run: orders the files.
         state: JSON values.
-        model: Compiled and trained: its variables (weights, and the states of random layers), its
-            optimizer's, and the metrics of the running epoch.
+        model: Its variables (weights, and the states of random layers) are stored.
+        trained: The part of it that is compiled and trained, if not all of it: the variables of
+            its optimizer and the metrics of the running epoch are stored.
 
     Returns:
         The file.
@@ -107,10 +112,11 @@ def save_checkpoint(
     Raises:
         RunError: The disk is full; older checkpoints are as they were.
     """
+    trained = trained or model
     arrays = {
         f"{name}/{index:05d}": keras.ops.convert_to_numpy(variable)
         for name in _GROUPS
-        for index, variable in enumerate(_variables(model, name))
+        for index, variable in enumerate(_variables(model if name == "model" else trained, name))
     }
     text = json.dumps({"format": _FORMAT, **state})
     arrays["state"] = np.frombuffer(text.encode(), np.uint8)

@@ -61,16 +61,30 @@ class Pace:
         self._warm: float | None = None  # the last one that did not
         self._compile = math.inf  # of the stage that compiled fastest
         self._trained = math.inf  # a sample, in the stage that trained fastest
+        self._on_features = False
         self.batch = 0.0
         self.start_stage()
 
-    def start_stage(self) -> None:
-        """Forget the batches of the stage before: other weights are trained."""
+    def start_stage(self, on_features: bool = False) -> None:
+        """Forget the batches of the stage before: other weights are trained.
+
+        Args:
+            on_features: Whether the stage learns from stored features: how long that takes says
+                nothing of images.
+        """
+        if self._on_features:
+            self._cold = self._warm = None
         self._trained = self._sample
+        self._on_features = on_features
         self.batch = 0.0
         self._first: float | None = None
         self._seconds, self._num_batches = 0.0, 0
         self._is_cold = True
+
+    def add_forward(self, seconds: float, compiling: float) -> None:
+        """Add what features told: seconds of a forward pass of a sample, and of compiling it."""
+        self._trained = min(self._trained, seconds)
+        self._compile = min(self._compile, compiling)
 
     def add_batch(self, seconds: float) -> None:
         """Add a training batch, from the end of the one before; the first compiles."""
@@ -83,7 +97,8 @@ class Pace:
     def add_epoch_end(self, seconds: float) -> None:
         """Add what followed the last batch of an epoch: validation and saving."""
         if self._is_cold:
-            self._cold, self._compile = seconds, min(self._compile, self.compiling)
+            self._compile = min(self._compile, self.compiling or math.inf)
+            self._cold = seconds
         else:
             self._warm = seconds
         self._is_cold = False
@@ -91,7 +106,9 @@ class Pace:
     @property
     def compiling(self) -> float:
         """What compiling a forward pass takes, at most: training compiles more than that."""
-        here = math.inf if self._first is None else max(self._first - self.batch, 0.0)
+        here = math.inf
+        if self._first is not None and not self._on_features:
+            here = max(self._first - self.batch, 0.0)
         compiling = min(self._compile, here)
         return compiling if math.isfinite(compiling) else 0.0
 
@@ -99,20 +116,23 @@ class Pace:
     def forward(self) -> float:
         """Seconds of judging a sample: as validation took, and no more than training did."""
         judged = self._sample
-        if self._warm is not None and self._num_validated:
+        if self._warm is not None and self._num_validated and not self._on_features:
             judged = min(judged, self._warm / self._num_validated)
         return judged if math.isfinite(judged) else 0.0
 
     @property
     def _sample(self) -> float:
         """Seconds of training on a sample; infinite before they are known."""
-        return min(self._trained, self.batch / self._batch_size or math.inf)
+        here = 0.0 if self._on_features else self.batch / self._batch_size
+        return min(self._trained, here or math.inf)
 
     @property
     def epoch_end(self) -> float:
         """Seconds to expect between the last batch of an epoch and the next epoch."""
         known = self._cold if self._is_cold or self._warm is None else self._warm
-        if known is None:
+        if known is None and self._on_features:
+            known = 0.0
+        elif known is None:
             known = self.compiling + self._num_validated * self.forward
         return _SAFETY * known
 
@@ -171,19 +191,22 @@ class StageTime:
         weight: What the stage gets of the time that is left, relative to `after`.
         after: Weights of all stages after it.
         cycle: Batches of a step.
+        on_features: As for `Pace.start_stage`.
 
     Attributes:
         run: The time of the whole run.
         cycle: Batches of a step.
     """
 
-    def __init__(self, run: RunTime, weight: float, after: float, cycle: int) -> None:
+    def __init__(
+        self, run: RunTime, weight: float, after: float, cycle: int, on_features: bool = False
+    ) -> None:
         self.run = run
         self.cycle = cycle
         self._weight, self._after = weight, after
         self._began: float | None = None
         self._before = self._reached = 0.0
-        run.pace.start_stage()
+        run.pace.start_stage(on_features)
 
     def begin(self) -> None:
         """Start to count."""

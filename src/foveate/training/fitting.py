@@ -56,13 +56,32 @@ class Work:
     guard: MemoryGuard | None = None
 
 
+@dataclass(frozen=True)
+class Feed:
+    """What is fitted on what.
+
+    Attributes:
+        model: The model of a run, or the part of it that follows a frozen backbone.
+        train: Gives it training batches.
+        validation: Gives it validation batches, if there are such rows.
+    """
+
+    model: keras.Model
+    train: BatchLoader
+    validation: BatchLoader | None
+
+    @property
+    def loaders(self) -> dict[str, BatchLoader]:
+        """The loaders by split."""
+        return {"train": self.train} | ({"validation": self.validation} if self.validation else {})
+
+
 def run_stage(
     work: Work,
     index: int,
     stages: Sequence[Stage],
     best: BestEpoch,
-    loader: BatchLoader,
-    validation: BatchLoader | None,
+    feed: Feed,
     checkpoint: Checkpoint | None,
 ) -> None:
     """Train one stage from its beginning, or from a checkpoint in its midst.
@@ -72,12 +91,12 @@ def run_stage(
         index: Number of the stage, from 0.
         stages: What to do in all of them.
         best: Keeps the best epoch of all stages.
-        loader: The training loader; the stage goes on with the epoch it stands at.
-        validation: The validation loader, if there are such rows.
+        feed: What to fit on what; the stage goes on with the epoch its loader stands at.
         checkpoint: Where to go on; None begins from the best epoch of the stages before.
     """
     config, model, console = work.config, work.model, work.console
-    stage, time = stages[index], _stage_time(work, index, stages)
+    stage, time = stages[index], stage_time(work, index, stages, feed.model is not model)
+    loader = feed.train
     if checkpoint is None:
         best.start_stage()
         if best.value is not None:
@@ -85,11 +104,11 @@ def run_stage(
                 console.print(f"{stage.name} is left out: the time is up", highlight=False)
                 return
             load_weights(model, work.run.best_weights)
-    trainable = compile_stage(model, stage, work.prepared, config)
+    trainable = compile_stage(model, stage, work.prepared, config, feed.model)
     console.print(f"{stage.name}: {trainable:,} weights are trained", highlight=False)
     first_epoch = 0
     if checkpoint is not None:
-        restore_model(model, loader, checkpoint)
+        restore_model(model, feed.model, loader, checkpoint)
         first_epoch = checkpoint.state["epoch"]
     rate = LearningRate(
         config.recipe.schedule,
@@ -105,12 +124,11 @@ def run_stage(
         is_first = index == 0 and checkpoint is None
         parts["time"] = keeper = TimeKeeper(time, loader, stage.epochs, is_first)
     epochs = stage.epochs or _ENDLESS
-    checkpoints = Checkpoints(config, work.run, loader, index, epochs, first_epoch, parts)
+    checkpoints = Checkpoints(config, work.run, model, loader, index, epochs, first_epoch, parts)
     if checkpoint is not None:
         checkpoints.restore(checkpoint)
     display = ProgressDisplay(console, stage.name, stage.epochs, loader, time)
-    loaders = {"train": loader} | ({"validation": validation} if validation else {})
-    left_out = UnreadableList(work.run, console, loaders)
+    left_out = UnreadableList(work.run, console, feed.loaders)
     history = History(work.run, stage.name, loader, keeper)
     watch = work.guard and MemoryWatch(
         work.guard, loader, checkpoints, config.gradient_accumulation_steps, console
@@ -118,21 +136,24 @@ def run_stage(
     callbacks = [rate, best, keeper, history, display, left_out, watch, checkpoints]
     with (
         display,
-        _loaders_own_errors(loader, validation),
+        _loaders_own_errors(*feed.loaders.values()),
         stopping_softly(checkpoints, console),
     ):
-        _fit(model, loader, validation, first_epoch, epochs, [c for c in callbacks if c])
+        _fit(feed, first_epoch, epochs, [c for c in callbacks if c])
     loader.resume_at(checkpoints.position)  # the next epoch, where this one was cut short
     if keeper is not None:
         _tell_end(stage, keeper, console)
 
 
-def _stage_time(work: Work, index: int, stages: Sequence[Stage]) -> StageTime | None:
+def stage_time(
+    work: Work, index: int, stages: Sequence[Stage], on_features: bool = False
+) -> StageTime | None:
+    """Give a stage its part of the time that is left; None without `budget.time`."""
     if work.time is None:
         return None
     after = sum(stage.weight for stage in stages[index + 1 :])
     cycle = work.config.gradient_accumulation_steps
-    return StageTime(work.time, stages[index].weight, after, cycle)
+    return StageTime(work.time, stages[index].weight, after, cycle, on_features)
 
 
 def _tell_end(stage: Stage, keeper: TimeKeeper, console: Console) -> None:
@@ -147,33 +168,44 @@ def _tell_end(stage: Stage, keeper: TimeKeeper, console: Console) -> None:
 
 
 def _fit(
-    model: keras.Model,
-    loader: BatchLoader,
-    validation: BatchLoader | None,
+    feed: Feed,
     first_epoch: int,
     epochs: int,
     callbacks: list[keras.callbacks.Callback],
 ) -> None:
     """Fit; the rest of a broken epoch on its own, as Keras counts the batches but once."""
-    ends = [first_epoch + 1, epochs] if loader.first_batch else [epochs]
+    ends = [first_epoch + 1, epochs] if feed.train.first_batch else [epochs]
     for end in ends:
         if first_epoch < end:
-            model.fit(
-                loader,
-                validation_data=validation,
+            feed.model.fit(
+                feed.train,
+                validation_data=feed.validation,
                 initial_epoch=first_epoch,
                 epochs=end,
                 callbacks=callbacks,
                 shuffle=False,
                 verbose=0,
             )
-        if model.stop_training:
+        if feed.model.stop_training:
             return
         first_epoch = end
 
 
-def compile_stage(model: keras.Model, stage: Stage, prepared: Prepared, config: RunConfig) -> int:
+def compile_stage(
+    model: keras.Model,
+    stage: Stage,
+    prepared: Prepared,
+    config: RunConfig,
+    fitted: keras.Model | None = None,
+) -> int:
     """Settle what is trained, then compile: Keras fixes the trainable variables there.
+
+    Args:
+        model: The model of the run.
+        stage: What to train.
+        prepared: Data and task.
+        config: The settings.
+        fitted: What is compiled, if that is a part of the model.
 
     Returns:
         Number of trainable weights.
@@ -184,9 +216,10 @@ def compile_stage(model: keras.Model, stage: Stage, prepared: Prepared, config: 
         loss.reduction = "mean_with_sample_weight"  # that is, of the samples that are there
     # Where a sample could not be read, its mask is ignored, its label only weighs nothing.
     measured = "metrics" if prepared.task.per_pixel else "weighted_metrics"
-    model.compile(
+    fitted = fitted or model
+    fitted.compile(
         optimizer=make_optimizer(
-            config.recipe, stage.learning_rate, model, config.gradient_accumulation_steps
+            config.recipe, stage.learning_rate, fitted, config.gradient_accumulation_steps
         ),
         loss=loss,
         **{measured: prepared.task.metrics()},
@@ -196,12 +229,12 @@ def compile_stage(model: keras.Model, stage: Stage, prepared: Prepared, config: 
 
 
 @contextlib.contextmanager
-def _loaders_own_errors(*loaders: BatchLoader | None) -> Iterator[None]:
+def _loaders_own_errors(*loaders: BatchLoader) -> Iterator[None]:
     """Raise what a loader raised, not what a backend made of it."""
     try:
         yield
     except Exception as error:
         for loader in loaders:
-            if loader is not None and isinstance(loader.failure, FoveateError):
+            if isinstance(loader.failure, FoveateError):
                 raise loader.failure from None
         raise error

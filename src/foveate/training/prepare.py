@@ -56,31 +56,36 @@ class Prepared:
         """What the model takes."""
         return ModelInputs(self.image_size, metadata_inputs(self.schema))
 
-    def loader(self, split: str, config: RunConfig) -> BatchLoader:
-        """Make the loader of a split: shuffled and augmented for training, plain otherwise."""
+    def loader(self, split: str, config: RunConfig, **others: Any) -> BatchLoader:
+        """Make the loader of a split: shuffled and augmented for training, plain otherwise.
+
+        Args:
+            split: Name of the split.
+            config: The settings.
+            others: Arguments of `BatchLoader` that are to be other than these would have them.
+        """
         train = split == "train"
-        return BatchLoader(
-            self.manifest.split(split),
-            self.image_size,
-            config.batch_size,
-            shuffle=train,
-            augment=config.augment if train else None,
-            encode=self.task.encode,
-            num_classes=self.task.num_outputs,
-            metadata=self.schema,
-            decode=config.data.decode,
-            sampling=config.loader.sampling if train else "uniform",
-            repeat=config.loader.repeat if train else 1,
-            remainder="drop" if train else "keep",
-            cycle=config.gradient_accumulation_steps if train else 1,
-            seed=config.seed,
-            threads=config.loader.threads,
-            processes=config.loader.processes if train else 0,
-            queue_bytes=config.loader.queue,
-            cache_bytes=config.loader.cache,
-            unreadable=config.data.unreadable,
-            max_unreadable=config.data.max_unreadable,
-        )
+        options: dict[str, Any] = {
+            "shuffle": train,
+            "augment": config.augment if train else None,
+            "encode": self.task.encode,
+            "num_classes": self.task.num_outputs,
+            "metadata": self.schema,
+            "decode": config.data.decode,
+            "sampling": config.loader.sampling if train else "uniform",
+            "repeat": config.loader.repeat if train else 1,
+            "remainder": "drop" if train else "keep",
+            "cycle": config.gradient_accumulation_steps if train else 1,
+            "seed": config.seed,
+            "threads": config.loader.threads,
+            "processes": config.loader.processes if train else 0,
+            "queue_bytes": config.loader.queue,
+            "cache_bytes": config.loader.cache,
+            "unreadable": config.data.unreadable,
+            "max_unreadable": config.data.max_unreadable,
+        }
+        rows = self.manifest.split(split)
+        return BatchLoader(rows, self.image_size, config.batch_size, **{**options, **others})
 
 
 def prepare(

@@ -31,11 +31,13 @@ from foveate.training.checkpoint import (
     load_weights,
 )
 from foveate.training.clock import Clock, Pace, RunTime
-from foveate.training.fitting import Work, run_stage
+from foveate.training.feeding import feeding
+from foveate.training.fitting import Feed, Work, run_stage
 from foveate.training.memory import within_memory
 from foveate.training.prepare import Prepared, prepare
 from foveate.training.progress import announce, counting
 from foveate.training.stages import plan_stages
+from foveate.training.views import settle_views
 
 
 def train(
@@ -81,7 +83,7 @@ def train(
     work = _set_up(run, data, config, console, clock)
     if work.time is not None:
         work.time.require_enough()
-    Run.create(run.folder, config)
+    Run.create(run.folder, work.config)
     with _leaving_nothing_half_done(run):
         work.prepared.manifest.save(run.manifest_path)
         if plan is not None:
@@ -140,6 +142,7 @@ def _set_up(
     keras.utils.set_random_seed(config.seed)
     with runtime.dtype_policy(config.recipe.precision):
         model = build_model(config.model, prepared.model_inputs, prepared.task, config.seed)
+    config = settle_views(config, prepared, model)
     time = _time(config, prepared, clock, checkpoint)
     return Work(run, config, prepared, model, _stopping(config, prepared), console, time)
 
@@ -198,7 +201,8 @@ def run_stages(work: Work, checkpoint: Checkpoint | None = None) -> None:
     """
     train_loader = work.prepared.loader("train", work.config)
     validation = _validation_loader(work.prepared, work.config)
-    best = BestEpoch(work.stopping, work.run.best_weights)
+    images = Feed(work.model, train_loader, validation)
+    best = BestEpoch(work.stopping, work.model, work.run.best_weights)
     begin = 0
     if checkpoint is not None:
         checkpoint = checkpoint.in_batches_of(train_loader.batch_size)
@@ -212,12 +216,12 @@ def run_stages(work: Work, checkpoint: Checkpoint | None = None) -> None:
     try:
         stages = plan_stages(work.config)
         for index in range(begin, len(stages)):
-            run_stage(work, index, stages, best, train_loader, validation, checkpoint)
+            with feeding(work, index, stages, images) as feed:
+                run_stage(work, index, stages, best, feed, checkpoint)
             checkpoint = None
     finally:
-        train_loader.close()
-        if validation is not None:
-            validation.close()
+        for loader in images.loaders.values():
+            loader.close()
 
 
 def describe(prepared: Prepared, config: RunConfig) -> dict[str, Any]:

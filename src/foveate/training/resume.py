@@ -39,6 +39,7 @@ class Checkpoints(keras.callbacks.Callback):
     Args:
         config: How often.
         run: Whose checkpoints.
+        model: The model of the run; what is fitted may be a part of it.
         loader: The training loader, at the position where the stage begins or goes on.
         stage: Number of the stage, from 0.
         epochs: Number of its epochs, at most.
@@ -54,6 +55,7 @@ class Checkpoints(keras.callbacks.Callback):
         self,
         config: RunConfig,
         run: Run,
+        model: keras.Model,
         loader: BatchLoader,
         stage: int,
         epochs: int,
@@ -61,7 +63,7 @@ class Checkpoints(keras.callbacks.Callback):
         parts: Mapping[str, Stateful],
     ) -> None:
         super().__init__()
-        self._run, self._loader, self._parts = run, loader, parts
+        self._run, self._whole, self._loader, self._parts = run, model, loader, parts
         self._stage, self._epochs = stage, epochs
         self._seconds = config.checkpoint.every
         steps = config.checkpoint.every_steps
@@ -118,26 +120,29 @@ class Checkpoints(keras.callbacks.Callback):
             "num_epochs": len(self._run.history()),
             "parts": {name: part.get_state() for name, part in self._parts.items()},
         }
-        save_checkpoint(self._run.checkpoints, self.position, state, self.model)
+        save_checkpoint(self._run.checkpoints, self.position, state, self._whole, self.model)
         self._saved_at, self._unsaved = time.monotonic(), 0
         if self.stop_with is not None:
             raise self.stop_with
 
 
-def restore_model(model: keras.Model, loader: BatchLoader, checkpoint: Checkpoint) -> None:
-    """Put a compiled model, its optimizer and a loader back where a checkpoint was written.
+def restore_model(
+    model: keras.Model, trained: keras.Model, loader: BatchLoader, checkpoint: Checkpoint
+) -> None:
+    """Put a model, its optimizer and a loader back where a checkpoint was written.
 
     Args:
-        model: Compiled as it was then.
+        model: The model of the run.
+        trained: What of it is fitted, or all of it; compiled as it was then.
         loader: The training loader.
         checkpoint: The moment; metrics wait for `Checkpoints.restore`.
     """
     position = checkpoint.state["position"]
     # Keras makes the variables of metrics with the first batch that they see.
-    model.test_on_batch(*loader.batch_at(position))
-    model.optimizer.build(model.trainable_variables)
+    trained.test_on_batch(*loader.batch_at(position))
+    trained.optimizer.build(trained.trainable_variables)
     checkpoint.restore(model, "model")
-    checkpoint.restore(model, "optimizer")
+    checkpoint.restore(trained, "optimizer")
     loader.resume_at(position)
 
 

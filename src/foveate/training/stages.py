@@ -10,6 +10,7 @@ from foveate.models.backbones import get_backbone, resolve_weights
 
 _EPOCHS = 10
 _FINE_TUNE_EPOCHS = 5
+_EPOCHS_ON_FEATURES = 30  # where only a time is stated: they cost little, and more overfit
 _FINE_TUNE_SHARE_OF_RATE = 0.2
 _FROZEN_WEIGHT, _FINE_TUNE_WEIGHT = 0.3, 0.7
 """Shares of a stated time: an epoch of fine-tuning costs some three times as much as a frozen one,
@@ -57,6 +58,8 @@ def plan_stages(config: RunConfig) -> list[Stage]:
             )
         return [Stage("scratch", _epochs(recipe.epochs, _EPOCHS, config), peak, 1.0)]
     epochs = _epochs(recipe.epochs, _EPOCHS, config)
+    if epochs is None and recipe.frozen_views:
+        epochs = _EPOCHS_ON_FEATURES
     tuned = _epochs(recipe.fine_tune_epochs, _FINE_TUNE_EPOCHS, config)
     rate = recipe.fine_tune_learning_rate or peak * _FINE_TUNE_SHARE_OF_RATE
     stages = [

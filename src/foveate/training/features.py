@@ -1,0 +1,239 @@
+"""A frozen backbone's features, computed once: the head then learns from files.
+
+While the backbone is frozen, an image gives the same features in every epoch, if it is always
+augmented in the same way. So they are computed for one or a few views of each image and stored;
+an epoch of the frozen stage then trains the head alone. What is stored lies in the user's cache
+folder under a key of everything it depends on, and serves later runs as well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from foveate import __version__
+from foveate.config.settings import RunConfig
+from foveate.data.features import MASKS, FeatureFiles
+from foveate.data.listings import cache_folder
+from foveate.data.loader import BatchLoader
+from foveate.data.manifest import Manifest
+from foveate.data.places import Member, is_remote
+from foveate.disk import require_space
+from foveate.models.build import leaves
+from foveate.training.prepare import Prepared
+
+try:
+    import fcntl
+except ImportError:  # not on Windows, where two runs at once are not kept apart
+    fcntl = None  # type: ignore[assignment]
+
+_SYNC_SECONDS = 10.0
+_FIRST_BATCHES = 3  # after which it can be told how long the rest will take
+
+Report = Callable[[int, int], None]
+
+
+def stored_features(
+    config: RunConfig,
+    prepared: Prepared,
+    trunk: keras.Model,
+    split: str,
+    report: Report = lambda done, total: None,
+    seconds: float | None = None,
+) -> FeatureFiles | None:
+    """Give the features of a split, computed now or at an earlier time.
+
+    Args:
+        config: The settings, `recipe.frozen_views` at least 1.
+        prepared: Data and task.
+        trunk: The first part of `foveate.models.build.split_model`.
+        split: ``train``, or another, of which one view without augmentation is stored.
+        report: Called with (items stored, items in all).
+        seconds: Time that computing may take; None for as long as it takes.
+
+    Returns:
+        All of them; None where the time does not suffice.
+
+    Raises:
+        SampleError: A file cannot be read and may not be left out.
+        RunError: The disk is full.
+    """
+    views = config.recipe.frozen_views or 1 if split == "train" else 1
+    rows = prepared.manifest.split(split)
+    shapes = feature_shapes(prepared, trunk)
+    folder = _features_folder() / _key(config, prepared, rows, trunk, views)
+    files = FeatureFiles(folder, rows.num_samples, views, shapes)
+    with _owned(folder):
+        if files.num_done < files.num_items:
+            _make_room(folder, files.num_items * files.item_bytes, disk_limit(config))
+            loader = _loader(config, prepared, split, views)
+            if not _compute(
+                files, loader, trunk, report, math.inf if seconds is None else seconds
+            ):
+                return None
+        os.utime(folder)  # the last that were used are the last to be deleted
+    return files
+
+
+def feature_shapes(prepared: Prepared, trunk: keras.Model) -> dict[str, tuple[int, ...]]:
+    """Say what is stored of an image: name of each array, and its shape."""
+    shapes = {name: tuple(tensor.shape[1:]) for name, tensor in trunk.output.items()}
+    return shapes | ({MASKS: prepared.image_size} if prepared.task.per_pixel else {})
+
+
+def disk_limit(config: RunConfig) -> int:
+    """Bytes of disk for stored features: `budget.disk`, or half of what is free up to 10 GiB."""
+    if config.budget.disk is not None:
+        return int(config.budget.disk)
+    there = next(path for path in _features_folder().parents if path.exists())
+    return min(shutil.disk_usage(there).free // 2, 10 * 1024**3)
+
+
+def _features_folder() -> Path:
+    return cache_folder() / "features"
+
+
+def _loader(config: RunConfig, prepared: Prepared, split: str, views: int) -> BatchLoader:
+    """All rows in order; the last batch as large as the others, as another would be compiled."""
+    return prepared.loader(
+        split,
+        config,
+        shuffle=False,
+        augment=config.augment if views > 1 else None,
+        sampling="uniform",
+        repeat=1,
+        remainder="pad",
+        cycle=1,
+    )
+
+
+def _compute(
+    files: FeatureFiles, loader: BatchLoader, trunk: keras.Model, report: Report, seconds: float
+) -> bool:
+    """Compute what is missing; False where it would take too long."""
+    view, row = divmod(files.num_done, files.num_rows)
+    row -= row % loader.batch_size  # whole batches are computed again
+    loader.resume_at(view * len(loader) + row // loader.batch_size)
+    first = done = view * files.num_rows + row
+    files.cut(first)
+    started = synced = time.monotonic()
+    try:
+        for inputs, masks, _ in _views(loader, files.num_views):
+            arrays = trunk.predict_on_batch(inputs["images"])
+            if MASKS in files.shapes:
+                arrays[MASKS] = masks
+            count = min(loader.batch_size, files.num_rows - done % files.num_rows)
+            files.append({name: array[:count] for name, array in arrays.items()})
+            done += count
+            report(done, files.num_items)
+            now = time.monotonic()
+            if now - synced > _SYNC_SECONDS:
+                files.sync(_unreadable(loader))
+                synced = now
+            if done == first + count:
+                started = now  # the first batch waits for the compiler
+            pace = (now - started) / max(done - first - loader.batch_size, 1)
+            is_known = done - first > _FIRST_BATCHES * loader.batch_size
+            if is_known and pace * (files.num_items - first) > seconds:
+                return False
+    finally:
+        files.sync(_unreadable(loader))
+        loader.close()
+    return True
+
+
+def _views(loader: BatchLoader, count: int) -> Iterator[Any]:
+    """All batches of the epochs below `count`, from where the loader stands."""
+    while loader.epoch < count:
+        yield from loader
+
+
+def _unreadable(loader: BatchLoader) -> dict[int, tuple[str, str]]:
+    if not loader.unreadable:
+        return {}
+    rows = np.flatnonzero(loader.skipped(np.arange(loader.manifest.num_samples)))
+    paths = [str(place) for place in loader.manifest.image_places(rows)]
+    return {
+        int(row): (path, loader.unreadable[path]) for row, path in zip(rows, paths, strict=True)
+    }
+
+
+@contextlib.contextmanager
+def _owned(folder: Path) -> Iterator[None]:
+    """Be alone at a folder: another run that computes the same is waited for."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as file:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX)  # ends with the process, however it ends
+        yield
+
+
+def _make_room(folder: Path, num_bytes: int, limit: int) -> None:
+    """Delete features that were not used for longest, until there is room for more."""
+    others = sorted(
+        (other for other in folder.parent.iterdir() if other != folder),
+        key=lambda other: other.stat().st_mtime,
+    )
+    sizes = [sum(file.stat().st_size for file in other.iterdir()) for other in others]
+    for other, size in zip(others, sizes, strict=True):
+        if sum(sizes) + num_bytes <= limit:
+            break
+        shutil.rmtree(other, ignore_errors=True)  # a run that reads it has its files open
+        sizes.remove(size)
+    stored = sum(file.stat().st_size for file in folder.iterdir())
+    require_space(folder, max(num_bytes - stored, 0))
+
+
+def _key(
+    config: RunConfig, prepared: Prepared, rows: Manifest, trunk: keras.Model, views: int
+) -> str:
+    """Everything that features depend on, as a name."""
+    augment = [config.augment.model_dump(mode="json"), config.seed] if views > 1 else None
+    about = [
+        __version__, keras.backend.backend(), keras.version(), config.recipe.precision,
+        rows.digest(), _stamps(rows), prepared.image_size, prepared.task.to_dict(),
+        config.data.decode.model_dump(mode="json"), config.data.unreadable, augment, views,
+        _trunk_digest(trunk),
+    ]  # fmt: skip
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _stamps(rows: Manifest) -> str:
+    """Size and time of change of each file of this machine; a URI stands for its content."""
+    places = [rows.image_places(np.arange(rows.num_samples))]
+    if rows.has_masks:
+        places.append(rows.mask_places(np.arange(rows.num_samples)))
+    digest = hashlib.sha256()
+    paths = (
+        place.shard if isinstance(place, Member) else place for some in places for place in some
+    )
+    for path in dict.fromkeys(paths):
+        digest.update(path.encode())
+        if not is_remote(path):
+            with contextlib.suppress(OSError):  # the loader says what is wrong with it
+                found = Path(path).stat()
+                digest.update(f"{found.st_size} {found.st_mtime_ns}".encode())
+    return digest.hexdigest()
+
+
+def _trunk_digest(trunk: keras.Model) -> str:
+    """Hash weights and layers of a backbone."""
+    digest = hashlib.sha256()
+    for layer in leaves(trunk):
+        settings = layer.get_config()
+        settings.pop("name", None)  # counts what was built before in this process
+        digest.update(f"{type(layer).__name__} {settings}".encode())
+        for weight in layer.weights:
+            digest.update(np.ascontiguousarray(weight).tobytes())
+    return digest.hexdigest()

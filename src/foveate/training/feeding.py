@@ -1,0 +1,100 @@
+"""What a stage fits, and on what: the model on images, or its head on stored features."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import keras
+
+from foveate.data.features import FeatureFiles
+from foveate.models.build import split_model
+from foveate.planning.plan import size_text
+from foveate.training.features import stored_features
+from foveate.training.fitting import Feed, Work, stage_time
+from foveate.training.progress import counting
+from foveate.training.stages import Stage
+from foveate.training.views import with_views
+
+_SHARE_OF_STAGE = 0.7  # of its time, that computing features may take
+
+
+@contextmanager
+def feeding(work: Work, index: int, stages: Sequence[Stage], images: Feed) -> Iterator[Feed]:
+    """Give a stage what it fits; the frozen one stored features, where that was settled.
+
+    Args:
+        work: What to work with.
+        index: Number of the stage, from 0.
+        stages: What to do in all of them.
+        images: The whole model, and the loaders of images.
+
+    Yields:
+        These, or the head of the model with loaders of features, whose batches hold the same
+        rows. Where the stage leaves its loader, that of the images stands afterwards.
+    """
+    head = None
+    if stages[index].name == "frozen" and work.config.recipe.frozen_views:
+        head = _head(work, index, stages)
+    if head is None:
+        yield images
+        return
+    head.train.resume_at(images.train.epoch * len(images.train) + images.train.first_batch)
+    try:
+        yield head
+    finally:
+        images.train.resume_at(head.train.epoch * len(head.train) + head.train.first_batch)
+        for loader in head.loaders.values():
+            loader.close()
+
+
+def _head(work: Work, index: int, stages: Sequence[Stage]) -> Feed | None:
+    """The head and its loaders; None where the time does not suffice to compute features."""
+    trunk, head = split_model(work.model)
+    loaders = {}
+    for split in ("train", "validation"):
+        if not work.prepared.manifest.split(split).num_samples:
+            continue
+        stage = stage_time(work, index, stages)
+        files = _files(work, trunk, split, stage.left * _SHARE_OF_STAGE if stage else None)
+        if files is None:
+            work.console.print(
+                "Features of all images do not fit into the time of the frozen stage: it goes "
+                "over the images themselves.",
+                highlight=False,
+                soft_wrap=True,
+            )
+            work.run.save_config(with_views(work.config, 0))
+            return None
+        loaders[split] = work.prepared.loader(
+            split, work.config, augment=None, features=files, processes=0
+        )
+    return Feed(head, loaders["train"], loaders.get("validation"))
+
+
+def _files(
+    work: Work, trunk: keras.Model, split: str, seconds: float | None
+) -> FeatureFiles | None:
+    """The features of a split; computing them tells how long a forward pass takes."""
+    started = time.monotonic()
+    seen: list[tuple[float, int]] = []
+    with counting(work.console, f"computing features, {split}") as show:
+
+        def report(done: int, total: int) -> None:
+            seen.append((time.monotonic(), done))
+            show(done, total)
+
+        files = stored_features(work.config, work.prepared, trunk, split, report, seconds)
+    if len(seen) > 1 and work.time is not None:
+        (first, begun), (last, done) = seen[0], seen[-1]
+        work.time.pace.add_forward((last - first) / (done - begun), first - started)
+    if files is not None:
+        how = f"computed in {time.monotonic() - started:.0f} s" if seen else "computed before"
+        work.console.print(
+            f"frozen, {split}: features of {files.num_items:,} images "
+            f"({size_text(files.num_items * files.item_bytes)}), {how}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    return files
