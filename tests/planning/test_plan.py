@@ -13,7 +13,8 @@ from foveate.config.settings import RunConfig
 from foveate.errors import BudgetError, ConfigError
 from foveate.planning.fingerprint import Fingerprint
 from foveate.planning.measure import Measurement, Try
-from foveate.planning.plan import batch_seconds, peak_bytes, settle
+from foveate.planning.reckon import batch_seconds, peak_bytes
+from foveate.planning.settle import settle
 
 MIB = 1024**2
 FOUND = Fingerprint(1000, 100, (300, 400), (600, 800), {"jpg": 1.0}, 50_000.0)

@@ -104,7 +104,8 @@ def test_a_run_ends_within_its_time(
 def test_stages_share_the_time(
     time: Ticking, digit_folders: Path, timed: Config, tmp_path: Path, digit_run: Run
 ) -> None:
-    config = timed(120, model__weights=next(digit_run.model_folder.glob("*.keras")))
+    weights = next(digit_run.model_folder.glob("*.keras"))
+    config = timed(120, model__weights=weights, recipe__frozen_views=0)
     console = Console(file=io.StringIO(), record=True, width=200)
     run = train(digit_folders, config, tmp_path / "run", console, clock=Clock(time))
     epochs = [record["stage"] for record in run.history()]

@@ -175,8 +175,8 @@ class BudgetConfig(Section):
     gpu_memory: ByteSize | None = None
     """Most memory of the accelerator, such as "8GiB"; the batch is planned to fit it."""
     disk: ByteSize | None = None
-    """Most disk space for what only makes the run faster, the features of a frozen backbone; when
-    not set half of what is free, at most 10 GiB."""
+    """Most disk space of the run: checkpoints, model, and what a frozen backbone makes of the
+    images; when not set half of what is free, at most 10 GiB."""
     time: Seconds | None = None
     """Longest time from start to report: seconds, or a text such as "90s", "10m", "2h"."""
     cpus: PositiveInt | None = None

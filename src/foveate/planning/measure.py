@@ -55,6 +55,7 @@ class Try:
         stage_seconds: Seconds of each timed batch, loading included, by stage.
         wait_shares: Share of the time that was spent waiting for data, by stage.
         validation_seconds: Seconds that judging a sample takes.
+        forward_seconds: Seconds that computing the features of a sample takes; 0 where none are.
     """
 
     batch_size: int
@@ -63,6 +64,7 @@ class Try:
     stage_seconds: dict[str, list[float]]
     wait_shares: dict[str, float]
     validation_seconds: float
+    forward_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,8 @@ class Measurement:
         weight_bytes: Size of the model's weights.
         tries: In ascending order of batch size, at least one.
         limit: Bytes of memory at which larger batches were not tried any more.
+        frozen_views: Views of each training image whose features are computed once.
+        feature_bytes: Size of these features.
     """
 
     backend: str
@@ -92,6 +96,8 @@ class Measurement:
     weight_bytes: int
     tries: list[Try]
     limit: int
+    frozen_views: int = 0
+    feature_bytes: int = 0
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Measurement:

@@ -16,7 +16,9 @@ from foveate.data.manifest import Manifest, read_manifest
 from foveate.errors import BudgetError
 from foveate.planning.fingerprint import fingerprint
 from foveate.planning.measure import measure
-from foveate.planning.plan import KEPT_FREE, Plan, settle, size_text
+from foveate.planning.plan import Plan, size_text
+from foveate.planning.reckon import KEPT_FREE
+from foveate.planning.settle import settle
 
 _LEFT_TO_OTHERS = 0.1  # of the machine's memory, where no budget is stated
 _QUEUE_SHARE = 16  # batches that wait may take this part of the memory

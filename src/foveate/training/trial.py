@@ -13,17 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import psutil
 
 from foveate.config.files import load_config
 from foveate.config.settings import RunConfig
 from foveate.data.manifest import Manifest
-from foveate.models.build import build_model
+from foveate.models.build import build_model, split_model
 from foveate.planning.memory import forget_peak, peak_bytes, resident_bytes
 from foveate.scale import runtime
 from foveate.training.fitting import compile_stage
 from foveate.training.prepare import Prepared, prepare
-from foveate.training.stages import plan_stages
+from foveate.training.stages import Stage, plan_stages
+from foveate.training.views import settle_views, stored_bytes
 
 _WARM_BATCHES = 3  # the first compiles, the next still grow the allocator
 _BATCHES = 4  # timed, at least
@@ -58,6 +60,7 @@ def _answers(
     keras.utils.set_random_seed(config.seed)
     with runtime.dtype_policy(config.recipe.precision):
         model = build_model(config.model, prepared.model_inputs, prepared.task, config.seed)
+    config = settle_views(config, prepared, model)
     base = resident_bytes()
     yield {
         "backend": keras.backend.backend(),
@@ -71,6 +74,8 @@ def _answers(
             for name in ("train", "validation", "test")
         },
         "weight_bytes": sum(weight.nbytes for weight in model.get_weights()),
+        "frozen_views": config.recipe.frozen_views,
+        "feature_bytes": stored_bytes(prepared, model, config.recipe.frozen_views or 0),
     }
     peaks: dict[int, int] = {}
     while (size := _next_size(request["batch_sizes"], peaks, base, request["limit"])) is not None:
@@ -124,9 +129,13 @@ def _expected(peaks: Mapping[int, int], batch_size: int) -> float:
 
 def _measure(prepared: Prepared, config: RunConfig, model: keras.Model) -> dict[str, Any]:
     forget_peak()
-    stages, waits = {}, {}
+    stages, waits, forward = {}, {}, 0.0
     loader = prepared.loader("train", config)
     for stage in plan_stages(config):
+        if stage.name == "frozen" and config.recipe.frozen_views:
+            forward, stages[stage.name] = _on_features(prepared, config, model, stage)
+            waits[stage.name] = 0.0
+            continue
         compile_stage(model, stage, prepared, config)
         watch = _StepTimes()
         waited = loader.wait_seconds
@@ -143,7 +152,33 @@ def _measure(prepared: Prepared, config: RunConfig, model: keras.Model) -> dict[
         "stage_seconds": stages,
         "wait_shares": waits,
         "validation_seconds": validation,
+        "forward_seconds": forward,
     }
+
+
+def _on_features(
+    prepared: Prepared, config: RunConfig, model: keras.Model, stage: Stage
+) -> tuple[float, list[float]]:
+    """Seconds of computing the features of a sample, loading included; and of steps on them."""
+    trunk, head = split_model(model)
+    loader = prepared.loader("train", config)
+    images, *others = loader.batch_at(0)
+    inputs = trunk.predict_on_batch(images.pop("images")) | images  # compiles
+    samples, started = 0, time.perf_counter()
+    while time.perf_counter() - started < _SECONDS:
+        for batch in loader:
+            trunk.predict_on_batch(batch[0]["images"])
+            samples += loader.batch_size
+            if time.perf_counter() - started > _SECONDS:
+                break
+    forward = (time.perf_counter() - started) / samples
+    loader.close()
+    compile_stage(model, stage, prepared, config, head)
+    ends = []
+    for _ in range(_WARM_BATCHES + _BATCHES):
+        head.train_on_batch(inputs, *others)
+        ends.append(time.perf_counter())
+    return forward, np.diff(ends[_WARM_BATCHES - 1 :]).tolist()
 
 
 class _StepTimes(keras.callbacks.Callback):

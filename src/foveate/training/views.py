@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import keras
@@ -10,6 +11,7 @@ from foveate.config.settings import RunConfig
 from foveate.data.features import FeatureFiles
 from foveate.errors import BudgetError, ConfigError
 from foveate.models.build import split_model
+from foveate.planning.ledger import RUN_FILES
 from foveate.planning.plan import size_text
 from foveate.training.features import disk_limit, feature_shapes
 from foveate.training.prepare import Prepared
@@ -34,11 +36,17 @@ def settle_views(config: RunConfig, prepared: Prepared, model: keras.Model) -> R
         BudgetError: The disk does not hold what is stated.
         ConfigError: What is stated does not go with other settings.
     """
-    stated = config.recipe.frozen_views
+    stated, room = config.recipe.frozen_views, disk_limit(config) - run_files_bytes(model)
+    if config.budget.disk is not None and room < 0:
+        raise BudgetError(
+            f"budget.disk must be at least {size_text(run_files_bytes(model))}, for checkpoints "
+            f"and model, but got {size_text(config.budget.disk)}. Raise it, or choose a smaller "
+            "model.backbone."
+        )
     if stated == 0 or all(stage.name != "frozen" for stage in plan_stages(config)):
         return with_views(config, 0)
     if stated is None:
-        views, room = _views_that_pay(config, prepared), disk_limit(config)
+        views = _views_that_pay(config, prepared)
         while views and stored_bytes(prepared, model, views) > room:
             views -= 1
         return with_views(config, views)
@@ -47,7 +55,7 @@ def settle_views(config: RunConfig, prepared: Prepared, model: keras.Model) -> R
             "augment.mix blends images, not stored features, but got recipe.frozen_views = "
             f"{stated}. Set it to 1 (the images as they are) or 0 (nothing is stored)."
         )
-    needed, room = stored_bytes(prepared, model, stated), disk_limit(config)
+    needed = stored_bytes(prepared, model, stated)
     if needed > room:
         raise BudgetError(
             f"recipe.frozen_views = {stated} must fit on the disk with {size_text(needed)}, but "
@@ -74,6 +82,11 @@ def stored_bytes(prepared: Prepared, model: keras.Model, views: int) -> int:
         prepared.manifest.split(name).num_samples for name in ("train", "validation")
     )
     return files.item_bytes * (views * train + validation)
+
+
+def run_files_bytes(model: keras.Model) -> int:
+    """Reckon the disk space of a run without features, in bytes."""
+    return RUN_FILES * sum(math.prod(weight.shape) * 4 for weight in model.weights)
 
 
 def _views_that_pay(config: RunConfig, prepared: Prepared) -> int:

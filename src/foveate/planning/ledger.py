@@ -1,0 +1,149 @@
+"""What justifies a plan, line by line, and what would change with more."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from foveate.config.settings import RunConfig
+from foveate.planning.fingerprint import Fingerprint
+from foveate.planning.measure import Measurement, batch_sizes
+from foveate.planning.plan import Line, Plan, Source, size_text, time_text
+from foveate.planning.reckon import (
+    KEPT_FREE,
+    LOADING_LIMITS,
+    batch_seconds,
+    features_seconds,
+    nearest_try,
+    on_features,
+    peak_bytes,
+)
+
+_GIB = 1024**3
+RUN_FILES = 10
+"""Times the weights: two checkpoints with the averages of Adam and one that is being written, the
+best epoch, and the model."""
+
+
+def justify(
+    plan: Plan,
+    config: RunConfig,
+    found: Fingerprint,
+    measured: Measurement,
+    ram: int,
+    waits: float,
+) -> list[Line]:
+    """Write the ledger.
+
+    Args:
+        plan: What was chosen.
+        config: What the user states.
+        found: What the data is.
+        measured: What the machine does.
+        ram: Bytes of memory that the run may take.
+        waits: Share of the time of the longest stage that is spent waiting for data.
+
+    Returns:
+        All lines.
+    """
+    rows = measured.rows
+    is_pinned = len(batch_sizes(config)) == 1
+    chosen: Source = "pinned" if is_pinned else "derived"
+    size: Source = "pinned" if config.data.image_size else "derived"
+    beyond = max(plan.peak_bytes - measured.base_bytes, 0)
+    lines = [
+        Line("data", str(found), "measured", f"the headers of {found.num_looked_at} files"),
+        Line(
+            "splits",
+            f"{rows['train']:,} train, {rows['validation']:,} validation, {rows['test']:,} test",
+            "derived",
+            "data.splits and what the data gives",
+        ),
+        Line("backend", f"{plan.backend} on {', '.join(measured.devices)}",
+             "derived" if config.runtime.backend == "auto" else "pinned", "runtime.backend"),
+        Line("precision", plan.precision, "pinned", "recipe.precision"),
+        Line("image size", f"{plan.image_size[0]}x{plan.image_size[1]}", size,
+             "data.image_size" if size == "pinned" else "the backbone's own"),
+        Line("effective batch size", str(config.effective_batch_size), "stated",
+             "samples of one step"),
+        Line("batch size", str(plan.batch_size), chosen,
+             "data.batch_size" if is_pinned else "the fastest that fits, the larger where equal"),
+        Line("accumulation", f"{plan.gradient_accumulation_steps} batches", "derived",
+             "effective batch size / batch size"),
+        Line("memory, start", size_text(measured.base_bytes), "measured",
+             "libraries, table and model before the first batch"),
+        Line("memory, training", f"+ {size_text(beyond)}", "measured",
+             "activations, gradients, optimizer, queue; by lines through "
+             f"batches of {', '.join(str(one.batch_size) for one in measured.tries)}"),
+        Line("memory, peak", f"= {size_text(plan.peak_bytes)} of {size_text(ram)}", "derived",
+             f"{KEPT_FREE:.0%} of the budget is kept free"),
+        Line("weights", size_text(measured.weight_bytes), "measured", "of the model"),
+        Line("disk", size_text(RUN_FILES * measured.weight_bytes + measured.feature_bytes),
+             "derived", f"checkpoints and model, {size_text(measured.feature_bytes)} of features"),
+    ]  # fmt: skip
+    for name, count in measured.stages:
+        lines += _stage_lines(plan, config, measured, name, count)
+    total = (
+        f"{time_text(plan.total_seconds)} ± {plan.error:.0%}"
+        if plan.total_seconds is not None
+        else f"at most {time_text(config.budget.time or 0)}"
+    )
+    source: Source = "derived" if plan.total_seconds is not None else "stated"
+    lines.append(Line("time, in all", total, source, "start, epochs, validation, judging"))
+    lines.append(
+        Line("bottleneck", plan.bottleneck, "measured", f"{waits:.0%} of the time waiting")
+    )
+    return lines
+
+
+def _stage_lines(
+    plan: Plan, config: RunConfig, measured: Measurement, name: str, count: int | None
+) -> list[Line]:
+    seconds = batch_seconds(measured, name, plan.batch_size)
+    lines = [
+        Line(f"{name}, rate", f"{plan.batch_size / seconds:,.1f} images/s", "measured",
+             f"a batch takes {seconds:.3f} s"),
+        Line(f"{name}, epoch", time_text(plan.epoch_seconds[name]), "derived",
+             "training and validation rows at their rates"),
+        Line(f"{name}, epochs", "as many as fit" if count is None else str(count), "stated",
+             "recipe and budget.time"),
+    ]  # fmt: skip
+    if not on_features(measured, name):
+        return lines
+    forward = nearest_try(measured, plan.batch_size).forward_seconds
+    source: Source = "derived" if config.recipe.frozen_views is None else "pinned"
+    return [
+        Line(f"{name}, views", str(plan.frozen_views), source,
+             "of each image, whose features are computed once"),
+        Line(f"{name}, features", time_text(features_seconds(measured, plan.batch_size)),
+             "derived", f"{1 / forward:,.0f} images/s through the backbone"),
+        *lines,
+    ]  # fmt: skip
+
+
+def advice(
+    measured: Measurement,
+    sizes: Sequence[int],
+    batch_size: int,
+    ram: int,
+    waits: float,
+    epochs: Mapping[str, float],
+) -> list[str]:
+    """Say what one more GiB or ten more minutes would buy, and what to look at."""
+    lines, last = [], measured.stages[-1][0]
+    larger = [size for size in sizes if size > batch_size]
+    gained = [
+        size for size in larger if peak_bytes(measured, size) <= (ram + _GIB) * (1 - KEPT_FREE)
+    ]
+    if gained:
+        now, then = (batch_seconds(measured, last, s) / s for s in (batch_size, gained[-1]))
+        lines.append(
+            f"One more GiB would allow batches of {gained[-1]}: an epoch of {last} in "
+            f"{then / now:.0%} of the time."
+        )
+    lines.append(f"Ten more minutes are {600 / epochs[last]:,.1f} more epochs of {last}.")
+    if waits > LOADING_LIMITS:
+        lines.append(
+            f"Loading is the bottleneck, {waits:.0%} of the time is spent waiting for data: "
+            "foveate profile says what to do."
+        )
+    return lines

@@ -1,0 +1,86 @@
+"""Arithmetic on what was measured: memory and time of a run at any batch size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median, quantiles
+from typing import Any
+
+from foveate.planning.measure import Measurement, Try
+
+KEPT_FREE = 0.12
+"""Share of the memory that is not planned for: a long run grows a little beyond a short trial."""
+LOADING_LIMITS = 0.2
+"""Share of the time spent waiting above which loading is the bottleneck."""
+
+
+def peak_bytes(measured: Measurement, batch_size: int) -> float:
+    """Reckon the memory of a run by straight lines between what was tried, and beyond."""
+    return _between(measured.tries, batch_size, lambda one: one.peak_bytes)
+
+
+def device_bytes(measured: Measurement, batch_size: int) -> float:
+    """As `peak_bytes`, of the accelerator; 0 without one."""
+    return _between(measured.tries, batch_size, lambda one: one.device_bytes or 0)
+
+
+def batch_seconds(measured: Measurement, stage: str, batch_size: int) -> float:
+    """Reckon the time of a batch by straight lines between what was tried, and beyond."""
+    return _between(measured.tries, batch_size, lambda one: median(one.stage_seconds[stage]))
+
+
+def _between(tries: Sequence[Try], size: int, value: Any) -> float:
+    if len(tries) == 1:
+        return float(value(tries[0]))
+    # The pair around the size, or the one nearest to it.
+    above = next((i for i, one in enumerate(tries) if one.batch_size >= size), len(tries) - 1)
+    low, high = tries[max(above - 1, 0)], tries[max(above, 1)]
+    slope = max(value(high) - value(low), 0) / (high.batch_size - low.batch_size)
+    return float(value(low) + slope * (size - low.batch_size))
+
+
+def epoch_seconds(measured: Measurement, batch_size: int, repeat: int) -> dict[str, float]:
+    """Reckon the time of an epoch with its validation, by stage."""
+    one = nearest_try(measured, batch_size)
+    seconds = {}
+    for name, _ in measured.stages:
+        sample = batch_seconds(measured, name, batch_size) / batch_size
+        judged = sample if on_features(measured, name) else one.validation_seconds
+        rows = measured.rows
+        seconds[name] = rows["train"] * repeat * sample + rows["validation"] * judged
+    return seconds
+
+
+def on_features(measured: Measurement, stage: str) -> bool:
+    """Say whether a stage learns from stored features."""
+    return stage == "frozen" and measured.frozen_views > 0
+
+
+def features_seconds(measured: Measurement, batch_size: int) -> float:
+    """Reckon how long it takes to compute all features that are stored."""
+    views = measured.frozen_views
+    items = views * measured.rows["train"] + measured.rows["validation"] if views else 0
+    return items * nearest_try(measured, batch_size).forward_seconds
+
+
+def nearest_try(measured: Measurement, batch_size: int) -> Try:
+    """The try whose batch size is nearest."""
+    return min(measured.tries, key=lambda one: abs(one.batch_size - batch_size))
+
+
+def total_seconds(measured: Measurement, batch_size: int, repeat: int) -> float | None:
+    """Reckon the time from start to report; None where the time decides the epochs."""
+    if any(count is None for _, count in measured.stages):
+        return None
+    epochs = epoch_seconds(measured, batch_size, repeat)
+    training = sum(epochs[name] * (count or 0) for name, count in measured.stages)
+    held_out = measured.rows["test"] or measured.rows["validation"]
+    judging = held_out * nearest_try(measured, batch_size).validation_seconds
+    features = features_seconds(measured, batch_size)
+    return measured.startup_seconds + features + training + judging
+
+
+def spread(seconds: Sequence[float]) -> float:
+    """Half the distance of the quartiles, as a share of the median."""
+    low, middle, high = quantiles(seconds, n=4, method="inclusive")
+    return (high - low) / 2 / middle

@@ -1,0 +1,118 @@
+"""From what was measured to a plan that fits: arithmetic alone, each number with its reason."""
+
+from __future__ import annotations
+
+import math
+
+from foveate.config.settings import RunConfig
+from foveate.errors import BudgetError, ConfigError
+from foveate.planning.fingerprint import Fingerprint
+from foveate.planning.ledger import advice, justify
+from foveate.planning.measure import Measurement, batch_sizes
+from foveate.planning.plan import Plan, size_text
+from foveate.planning.reckon import (
+    KEPT_FREE,
+    LOADING_LIMITS,
+    batch_seconds,
+    device_bytes,
+    epoch_seconds,
+    nearest_try,
+    peak_bytes,
+    spread,
+    total_seconds,
+)
+
+_STEP = 50 * 1024**2  # budgets are named in such steps
+
+
+def settle(
+    config: RunConfig,
+    found: Fingerprint,
+    measured: Measurement,
+    ram: int,
+) -> Plan:
+    """Choose the largest batch that fits, and reckon what the run will take.
+
+    Args:
+        config: The settings.
+        found: What the data is.
+        measured: What the machine does.
+        ram: Bytes of memory that the run may take.
+
+    Returns:
+        The plan.
+
+    Raises:
+        BudgetError: Nothing fits; the message names the smallest budget that would do.
+        ConfigError: Memory of an accelerator is stated where there is none.
+    """
+    sizes = batch_sizes(config)
+    is_pinned = len(sizes) == 1
+    if len(measured.tries) == 1:  # of others nothing is known
+        sizes = [size for size in sizes if size <= measured.tries[0].batch_size]
+    limit = ram * (1 - KEPT_FREE)
+    fitting = [size for size in sizes if peak_bytes(measured, size) <= limit]
+    device_limit = config.budget.gpu_memory
+    if device_limit is not None and measured.devices == ["cpu"]:
+        raise ConfigError(
+            f"budget.gpu_memory needs an accelerator, but {measured.backend} computes on the "
+            "processor here. State budget.ram instead."
+        )
+    if device_limit is not None:
+        fitting = [
+            s for s in fitting if device_bytes(measured, s) <= device_limit * (1 - KEPT_FREE)
+        ]
+    if not fitting:
+        raise BudgetError(_refusal(measured, sizes[0], ram, device_limit, is_pinned))
+    batch_size = min(fitting, key=lambda size: (_cost(measured, size), -size))
+    nearest, repeat = nearest_try(measured, batch_size), config.loader.repeat
+    epochs = epoch_seconds(measured, batch_size, repeat)
+    slowest = max(measured.stages, key=lambda stage: epochs[stage[0]] * (stage[1] or 1))[0]
+    waits = nearest.wait_shares[slowest]
+    plan = Plan(
+        batch_size=batch_size,
+        gradient_accumulation_steps=config.effective_batch_size // batch_size,
+        image_size=measured.image_size,
+        backend=measured.backend,
+        precision=config.recipe.precision,
+        peak_bytes=round(peak_bytes(measured, batch_size)),
+        epoch_seconds=epochs,
+        total_seconds=total_seconds(measured, batch_size, repeat),
+        error=max(0.05, *(spread(seconds) for seconds in nearest.stage_seconds.values())),
+        queue_bytes=int(config.loader.queue),
+        frozen_views=measured.frozen_views,
+        bottleneck="loading" if waits > LOADING_LIMITS else "model",
+        ledger=[],
+        advice=advice(measured, sizes, batch_size, ram, waits, epochs),
+    )
+    plan.ledger.extend(justify(plan, config, found, measured, ram, waits))
+    return plan
+
+
+def _cost(measured: Measurement, batch_size: int) -> float:
+    """Seconds a sample in the slowest stage, in steps of 2 %, which is noise."""
+    slowest = max(
+        batch_seconds(measured, name, batch_size) for name in measured.tries[0].stage_seconds
+    )
+    return round(math.log(max(slowest / batch_size, 1e-9)) / 0.02)
+
+
+def _refusal(
+    measured: Measurement, smallest: int, ram: int, device: int | None, is_pinned: bool
+) -> str:
+    needed = peak_bytes(measured, smallest) / (1 - KEPT_FREE)
+    if needed <= ram and device is not None:
+        least = device_bytes(measured, smallest) / (1 - KEPT_FREE)
+        which, stated, needed = "budget.gpu_memory", device, least
+    else:
+        which, stated = "budget.ram", ram
+    change = "leave data.batch_size out, or " if is_pinned and smallest > 1 else ""
+    return (
+        f"{which} must be at least {size_text(_rounded_up(needed))} for this model at batch size "
+        f"{smallest}, but got {size_text(stated)}. Raise it, {change}choose a smaller "
+        "data.image_size or model.backbone."
+    )
+
+
+def _rounded_up(num_bytes: float) -> int:
+    return math.ceil(num_bytes / _STEP) * _STEP
