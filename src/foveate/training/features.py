@@ -185,14 +185,18 @@ def _make_room(folder: Path, num_bytes: int, limit: int) -> None:
         (other for other in folder.parent.iterdir() if other != folder),
         key=lambda other: other.stat().st_mtime,
     )
-    sizes = [sum(file.stat().st_size for file in other.iterdir()) for other in others]
-    for other, size in zip(others, sizes, strict=True):
-        if sum(sizes) + num_bytes <= limit:
+    sizes = {other: _size(other) for other in others}
+    total = sum(sizes.values()) + num_bytes
+    for other in others:
+        if total <= limit:
             break
         shutil.rmtree(other, ignore_errors=True)  # a run that reads it has its files open
-        sizes.remove(size)
-    stored = sum(file.stat().st_size for file in folder.iterdir())
-    require_space(folder, max(num_bytes - stored, 0))
+        total -= sizes[other]
+    require_space(folder, max(num_bytes - _size(folder), 0))
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.iterdir())
 
 
 def _key(

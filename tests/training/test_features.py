@@ -1,0 +1,347 @@
+"""The frozen stage on stored features: the same training, with the backbone's work done once."""
+
+import io
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from rich.console import Console
+
+from foveate.data.features import FeatureFiles
+from foveate.errors import BudgetError, ConfigError
+from foveate.evaluation.predict import Predictor
+from foveate.models.build import build_model, split_model
+from foveate.runs import Run
+from foveate.training import feeding
+from foveate.training.callbacks import LearningRate
+from foveate.training.features import stored_features
+from foveate.training.prepare import prepare
+from foveate.training.recipe import resume, train
+from foveate.training.views import run_files_bytes, settle_views, stored_bytes
+
+Config = Callable[..., Any]
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL."""
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache folder of one's own."""
+    monkeypatch.setenv("FOVEATE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "features"
+
+
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Images in each batch that went through a backbone to be stored."""
+    predict, counts = keras.Model.predict_on_batch, []
+
+    def counting(model: keras.Model, x: Any) -> Any:
+        if model.name == "trunk":
+            counts.append(len(x))
+        return predict(model, x)
+
+    monkeypatch.setattr(keras.Model, "predict_on_batch", counting)
+    return counts
+
+
+@pytest.fixture(scope="module")
+def pretrained(digit_run: Run, tiny_config: Config) -> Config:
+    """Settings under which a backbone stays frozen for two epochs, and no longer."""
+    weights = next(digit_run.model_folder.glob("*.keras"))
+    usual = {"model__weights": weights, "recipe__epochs": 2, "recipe__fine_tune_epochs": 0}
+    return lambda **flags: tiny_config(**{**usual, **flags})
+
+
+def weights(run: Run) -> list[np.ndarray]:
+    return list(Predictor.load(run.model_folder).bundle.model.get_weights())
+
+
+def test_it_is_the_training_on_images(
+    pretrained: Config, digit_table: Path, tmp_path: Path, cache: Path
+) -> None:
+    """Order, metadata, dropout, accumulation and rate are the same, so the weights are, too."""
+    flags = {
+        "data__metadata": "ink,shade",
+        "model__pooling": "both",
+        "data__batch_size": 8,
+        "recipe__gradient_accumulation_steps": 2,
+    }
+    on_images, on_features = (
+        train(digit_table, pretrained(recipe__frozen_views=views, **flags), tmp_path / str(views))
+        for views in (0, 1)
+    )
+    for expected, found in zip(weights(on_images), weights(on_features), strict=True):
+        np.testing.assert_allclose(found, expected, atol=2e-5)
+    for expected, found in zip(on_images.history(), on_features.history(), strict=True):
+        assert set(expected) == set(found)
+        assert found["val_loss"] == pytest.approx(expected["val_loss"], abs=1e-4)
+
+
+def test_masks_go_with_their_views(
+    mask_run: Run, tiny_config: Config, mask_folders: Path, tmp_path: Path, cache: Path
+) -> None:
+    """With as many views as epochs it is the training on images that are augmented in turn."""
+    config = tiny_config(
+        model__weights=next(mask_run.model_folder.glob("*.keras")),
+        model__dropout=0,
+        data__image_size=32,
+        data__batch_size=8,
+        augment__preset="light",
+        recipe__epochs=2,
+        recipe__fine_tune_epochs=0,
+        recipe__frozen_views=2,
+    )
+    run = train(mask_folders, config, tmp_path / "run")
+    assert len(run.history()) == 2
+    (folder,) = (folder for folder in cache.iterdir() if _views(folder) == 2)
+    masks = np.fromfile(folder / "segmentation_masks.bin", np.uint8).reshape(2, -1, 32, 32)
+    assert (masks[0] != masks[1]).any(axis=(1, 2)).mean() > 0.5
+    assert set(np.unique(masks)) <= {0, 1, 255}
+
+
+def _views(folder: Path) -> int:
+    return folder.joinpath("segmentation_masks.bin").stat().st_size // (32 * 32 * 48)
+
+
+class TestStored:
+    """What is stored is used again as long as nothing that it depends on has changed."""
+
+    @pytest.fixture
+    def store(self, tiny_config: Config, digit_folders: Path, cache: Path) -> Config:
+        """Stores the features of the training split under some settings."""
+
+        def store(split: str = "train", **flags: Any) -> FeatureFiles | None:
+            stop_at, seconds = flags.pop("stop_at", None), flags.pop("seconds", None)
+            config = tiny_config(**{"recipe__frozen_views": 2, **flags})
+            prepared = prepare(digit_folders, config)
+            model = build_model(config.model, prepared.model_inputs, prepared.task, config.seed)
+            trunk, _ = split_model(model)
+
+            def report(done: int, total: int) -> None:
+                if done == stop_at:
+                    raise KeyboardInterrupt
+
+            return stored_features(config, prepared, trunk, split, report, seconds)
+
+        return store
+
+    def test_nothing_is_computed_twice(self, store: Config, computed: list[int]) -> None:
+        before = store().read(np.arange(120), 1)
+        assert len(computed) == 2 * 8
+        assert (store().read(np.arange(120), 1)["features"] == before["features"]).all()
+        assert len(computed) == 2 * 8
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"data__image_size": 20},
+            {"seed": 1},
+            {"augment__preset": "strong"},
+            {"recipe__frozen_views": 1},
+            {"model__pooling": "max"},
+            {"data__decode__background": "0,0,0"},
+            {"split": "validation"},
+        ],
+        ids=str,
+    )
+    def test_other_features_are_computed_anew(
+        self, change: dict[str, Any], store: Config, computed: list[int]
+    ) -> None:
+        usual = {"augment__preset": "light"}
+        store(**usual)
+        num_batches = len(computed)
+        store(**usual | change)
+        assert len(computed) > num_batches
+
+    def test_a_file_that_changed_counts_as_another(
+        self, store: Config, computed: list[int], digit_folders: Path
+    ) -> None:
+        store()
+        path = next(digit_folders.rglob("*.png"))
+        os.utime(path, (1, 1))
+        store()
+        assert len(computed) == 2 * 2 * 8
+
+    def test_a_stop_loses_what_was_not_a_whole_batch(
+        self, store: Config, computed: list[int]
+    ) -> None:
+        with pytest.raises(KeyboardInterrupt):
+            store(stop_at=120 + 32)
+        assert len(computed) == 8 + 2
+        found = store(data__batch_size=12)  # another batch size, the same features
+        assert len(computed) == 8 + 2 + -(-(120 - 24) // 12)
+        whole = store(data__batch_size=15, seed=0, recipe__learning_rate=0.1)
+        assert len(computed) == 8 + 2 + 8
+        assert found.num_done == whole.num_done == 240
+
+    def test_views_differ_only_where_images_are_augmented(self, store: Config) -> None:
+        rows = np.arange(120)
+        plain = store()
+        np.testing.assert_allclose(
+            plain.read(rows, 0)["features"], plain.read(rows, 1)["features"], atol=1e-6
+        )
+        light = store(augment__preset="light")
+        differ = light.read(rows, 0)["features"] != light.read(rows, 1)["features"]
+        assert differ.any(axis=1).mean() > 0.9
+
+    def test_too_little_time(self, store: Config, computed: list[int]) -> None:
+        assert store(data__batch_size=2, seconds=1e-9) is None
+        assert len(computed) < 20
+
+    def test_the_least_recently_used_make_room(self, store: Config, cache: Path) -> None:
+        folders = [store(data__image_size=size).folder for size in (16, 18, 20)]
+        for age, folder in zip((2, 3, 1), folders, strict=True):
+            os.utime(folder, (age, age))
+        sizes = [sum(file.stat().st_size for file in folder.iterdir()) for folder in folders]
+        newest = store("validation", budget__disk=sum(sizes[:2]) + 10_000).folder
+        assert [folder.exists() for folder in folders] == [True, True, False]
+        assert newest.exists()
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(
+    pretrained: Config,
+    digit_folders: Path,
+    tmp_path: Path,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = pretrained(
+        recipe__frozen_views=2,
+        recipe__epochs=3,
+        recipe__fine_tune_epochs=1,
+        augment__preset="strong",
+        checkpoint__every_steps=2,
+    )
+    unbroken = train(digit_folders, config, tmp_path / "unbroken")
+    begin, batches = LearningRate.on_train_batch_begin, iter(range(1000))
+
+    def dying(callback: LearningRate, batch: int, logs: Any = None) -> None:
+        if next(batches) == 11:  # in the second epoch of the frozen stage
+            raise Killed
+        begin(callback, batch, logs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LearningRate, "on_train_batch_begin", dying)
+        with pytest.raises(Killed):
+            train(digit_folders, config, tmp_path / "killed")
+    resumed = resume(tmp_path / "killed")
+    assert len(resumed.history()) == len(unbroken.history()) == 4
+    for expected, found in zip(weights(unbroken), weights(resumed), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_unreadable_files_are_left_out_and_listed(
+    pretrained: Config, digit_folders: Path, tmp_path: Path, cache: Path
+) -> None:
+    folder = tmp_path / "digits"
+    for path in digit_folders.rglob("*.png"):
+        target = folder / path.relative_to(digit_folders)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    torn = sorted(folder.rglob("*.png"))[::30]
+    for path in torn:
+        path.write_bytes(path.read_bytes()[:60])
+    config = pretrained(
+        recipe__frozen_views=1,
+        data__unreadable="skip",
+        data__max_unreadable=0.2,
+        data__splits__validation=0,
+        data__splits__test=0,
+    )
+    for name in ("first", "from the cache"):
+        run = train(folder, config, tmp_path / name)
+        listed = run.unreadable_path.read_text()
+        assert all(path.name in listed for path in torn)
+
+
+class TestDecision:
+    """Without a word features are stored where that pays; what is stated is kept or refused."""
+
+    @pytest.mark.parametrize(
+        ("flags", "views"),
+        [
+            ({}, 0),  # two epochs: storing would hardly pay
+            ({"recipe__epochs": 8, "recipe__fine_tune_epochs": 1}, 1),
+            ({"recipe__epochs": 8}, 2),
+            ({"recipe__epochs": 100}, 4),
+            ({"recipe__epochs": 8, "augment__mix__mixup": 0.2}, 0),
+            ({"recipe__epochs": 8, "budget__disk": "14MiB"}, 1),
+            ({"recipe__epochs": 8, "recipe__frozen_views": 0}, 0),
+        ],
+    )
+    def test_what_pays(
+        self,
+        flags: dict[str, Any],
+        views: int,
+        pretrained: Config,
+        digit_folders: Path,
+        cache: Path,
+    ) -> None:
+        config = pretrained(**flags)
+        prepared = prepare(digit_folders, config)
+        model = build_model(config.model, prepared.model_inputs, prepared.task)
+        if "budget__disk" in flags:
+            room = run_files_bytes(model) + stored_bytes(prepared, model, 1)
+            budget = config.budget.model_copy(update={"disk": room})
+            config = config.model_copy(update={"budget": budget})
+        assert settle_views(config, prepared, model).recipe.frozen_views == views
+
+    def test_a_disk_that_is_too_small(
+        self, pretrained: Config, digit_folders: Path, tmp_path: Path, cache: Path
+    ) -> None:
+        config = pretrained(recipe__frozen_views=50, budget__disk="48MiB")
+        with pytest.raises(BudgetError, match=r"frozen_views = 50 must fit on the disk with"):
+            train(digit_folders, config, tmp_path / "run")
+        with pytest.raises(BudgetError, match=r"budget\.disk must be at least [\d.,]+ MiB"):
+            train(digit_folders, pretrained(budget__disk="1MiB"), tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+    def test_mixing_is_refused(
+        self, pretrained: Config, digit_folders: Path, tmp_path: Path, cache: Path
+    ) -> None:
+        config = pretrained(recipe__frozen_views=2, augment__mix__mixup=0.2)
+        with pytest.raises(ConfigError, match=r"augment\.mix blends images, not stored features"):
+            train(digit_folders, config, tmp_path / "run")
+
+
+def test_without_the_time_to_compute_it_goes_over_images(
+    pretrained: Config,
+    digit_folders: Path,
+    tmp_path: Path,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(feeding, "stored_features", lambda *_: None)
+    console = Console(file=io.StringIO(), record=True, width=200)
+    config = pretrained(recipe__frozen_views=2, budget__time=600)
+    run = train(digit_folders, config, tmp_path / "run", console)
+    assert "Features of all images do not fit into the time" in console.export_text()
+    assert run.config().recipe.frozen_views == 0
+    assert [record["stage"] for record in run.history()] == ["frozen"] * 2
+
+
+@pytest.mark.parametrize("name", ["digit_run", "metadata_run", "mask_run"])
+def test_the_parts_of_a_model_are_the_model(name: str, request: pytest.FixtureRequest) -> None:
+    run = request.getfixturevalue(name)
+    model = Predictor.load(run.model_folder).bundle.model
+    trunk, head = split_model(model)
+    rng = np.random.default_rng(0)
+    inputs = {
+        name: rng.integers(0, 255, (3, *tensor.shape[1:])).astype(tensor.dtype)
+        if name == "images"
+        else np.zeros((3, *tensor.shape[1:]), tensor.dtype)
+        for name, tensor in model.input.items()
+    }
+    features = trunk.predict_on_batch(inputs["images"])
+    others = {name: array for name, array in inputs.items() if name != "images"}
+    np.testing.assert_allclose(
+        head.predict_on_batch(features | others), model.predict_on_batch(inputs), atol=1e-5
+    )
+    assert not {id(w) for w in head.weights} & {id(w) for w in trunk.weights}
