@@ -79,9 +79,9 @@ def test_it_is_the_training_on_images(
     )
     for expected, found in zip(weights(on_images), weights(on_features), strict=True):
         np.testing.assert_allclose(found, expected, atol=2e-5)
-    for expected, found in zip(on_images.history(), on_features.history(), strict=True):
-        assert set(expected) == set(found)
-        assert found["val_loss"] == pytest.approx(expected["val_loss"], abs=1e-4)
+    for epoch, same in zip(on_images.history(), on_features.history(), strict=True):
+        assert set(epoch) == set(same)
+        assert same["val_loss"] == pytest.approx(epoch["val_loss"], abs=1e-4)
 
 
 def test_masks_go_with_their_views(
@@ -200,7 +200,7 @@ class TestStored:
         for age, folder in zip((2, 3, 1), folders, strict=True):
             os.utime(folder, (age, age))
         sizes = [sum(file.stat().st_size for file in folder.iterdir()) for folder in folders]
-        newest = store("validation", budget__disk=sum(sizes[:2]) + 10_000).folder
+        newest = store("validation", budget__disk=sum(sizes[:2]) + 20_000).folder
         assert [folder.exists() for folder in folders] == [True, True, False]
         assert newest.exists()
 
