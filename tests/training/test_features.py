@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +38,10 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def computed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Images in each batch that went through a backbone to be stored."""
-    predict, counts = keras.Model.predict_on_batch, []
+    predict = keras.Model.predict_on_batch
+    counts: list[int] = []
 
     def counting(model: keras.Model, x: Any) -> Any:
         if model.name == "trunk":
