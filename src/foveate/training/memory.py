@@ -11,7 +11,7 @@ import psutil
 from foveate import machine
 from foveate.config.settings import RunConfig
 from foveate.models.build import build_model
-from foveate.planning.guard import MemoryGuard, tree_bytes
+from foveate.planning.guard import tree_bytes
 from foveate.planning.plan import size_text
 from foveate.scale import runtime
 from foveate.training.checkpoint import Checkpoint, load_checkpoint
@@ -23,22 +23,18 @@ def within_memory(
     work: Work,
     checkpoint: Checkpoint | None,
     run_stages: Callable[[Work, Checkpoint | None], None],
-) -> int:
-    """Run the stages of a run under a guard.
+) -> None:
+    """Run the stages of a run under its guard.
 
     Args:
-        work: What to work with; `budget.ram` is the limit, else what the machine has left.
+        work: What to work with.
         checkpoint: Where to go on; None begins with the first stage.
         run_stages: Runs them; called again, from the last checkpoint, after each halving.
-
-    Returns:
-        The most memory that this process and its children had, in bytes.
 
     Raises:
         BudgetError: Not even batches of one sample fit; a checkpoint is there to go on from.
     """
-    with MemoryGuard(_limit(work.config)) as guard:
-        work = dataclasses.replace(work, guard=guard)
+    with work.tally.guard:
         while True:
             try:
                 with device_memory_told():
@@ -46,12 +42,11 @@ def within_memory(
                 break
             except TooLargeError as error:
                 work, checkpoint = _with_smaller_batches(work, str(error))
-    _tell(work, guard)
-    return guard.peak_bytes
+    _tell(work)
 
 
-def _limit(config: RunConfig) -> int:
-    """Bytes that the run may take: what is stated, else what is free now."""
+def memory_limit(config: RunConfig) -> int:
+    """Say how many bytes a run may take: `budget.ram`, else what the machine has left now."""
     free = tree_bytes() + psutil.virtual_memory().available
     return int(config.budget.ram or min(free, machine.memory_bytes()))
 
@@ -68,8 +63,7 @@ def _with_smaller_batches(work: Work, limit: str) -> tuple[Work, Checkpoint | No
     model = work.model
     # Compiled for the old size: memory that the new one needs.
     model.train_function = model.test_function = model.optimizer = None
-    if work.guard is not None:
-        work.guard.relieve()
+    work.tally.guard.relieve()
     checkpoint = load_checkpoint(work.run.checkpoints)
     if checkpoint is None:  # it was the first batch that did not fit
         keras.utils.set_random_seed(config.seed)
@@ -82,7 +76,8 @@ def _with_smaller_batches(work: Work, limit: str) -> tuple[Work, Checkpoint | No
     return dataclasses.replace(work, config=config), checkpoint
 
 
-def _tell(work: Work, guard: MemoryGuard) -> None:
+def _tell(work: Work) -> None:
+    guard = work.tally.guard
     if work.config.budget.ram is None:
         return
     planned = ""

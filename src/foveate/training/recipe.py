@@ -19,6 +19,7 @@ from foveate.data.manifest import Manifest
 from foveate.errors import ConfigError, FoveateError, RunError, nearest
 from foveate.models.build import build_model
 from foveate.models.bundle import Bundle, save_bundle
+from foveate.planning.guard import MemoryGuard
 from foveate.planning.plan import Plan
 from foveate.runs import Run, next_folder
 from foveate.scale import runtime
@@ -33,10 +34,11 @@ from foveate.training.checkpoint import (
 from foveate.training.clock import Clock, Pace, RunTime
 from foveate.training.feeding import feeding
 from foveate.training.fitting import Feed, Work, run_stage
-from foveate.training.memory import within_memory
+from foveate.training.memory import memory_limit, within_memory
 from foveate.training.prepare import Prepared, prepare
 from foveate.training.progress import announce, counting
 from foveate.training.stages import plan_stages
+from foveate.training.tally import Tally
 from foveate.training.views import settle_views
 
 
@@ -84,7 +86,7 @@ def train(
     if work.time is not None:
         work.time.require_enough()
     Run.create(run.folder, work.config)
-    with _leaving_nothing_half_done(run):
+    with _leaving_nothing_half_done(work):
         work.prepared.manifest.save(run.manifest_path)
         if plan is not None:
             run.save_json(run.plan_path, plan.to_dict())
@@ -124,7 +126,7 @@ def resume(out: str | Path, console: Console | None = None, clock: Clock | None 
         )
     work = _set_up(run, Manifest.load(run.manifest_path), config, console, clock, checkpoint)
     run.cut_history(checkpoint.state["num_epochs"])
-    with _leaving_nothing_half_done(run):
+    with _leaving_nothing_half_done(work):
         return _carry_out(work, checkpoint)
 
 
@@ -143,23 +145,23 @@ def _set_up(
     with runtime.dtype_policy(config.recipe.precision):
         model = build_model(config.model, prepared.model_inputs, prepared.task, config.seed)
     config = settle_views(config, prepared, model)
-    time = _time(config, prepared, clock, checkpoint)
-    return Work(run, config, prepared, model, _stopping(config, prepared), console, time)
+    tally = Tally(clock, MemoryGuard(memory_limit(config)))
+    if checkpoint is not None:
+        tally.add(checkpoint.state["tally"])
+    time = _time(config, prepared, clock, checkpoint is not None)
+    stopping = _stopping(config, prepared)
+    return Work(run, config, prepared, model, stopping, console, tally, time)
 
 
-def _time(
-    config: RunConfig, prepared: Prepared, clock: Clock, checkpoint: Checkpoint | None
-) -> RunTime | None:
+def _time(config: RunConfig, prepared: Prepared, clock: Clock, is_resumed: bool) -> RunTime | None:
     """What the run may take; samples of the test split, or those in its place, are judged."""
     if config.budget.time is None:
         return None
     validated, test = (
         prepared.manifest.split(name).num_samples for name in ("validation", "test")
     )
-    if checkpoint is not None:
-        clock.add(checkpoint.state["parts"]["time"]["spent"])
     pace = Pace(config.batch_size, validated)
-    return RunTime(config.budget.time, clock, pace, test or validated, checkpoint is not None)
+    return RunTime(config.budget.time, clock, pace, test or validated, is_resumed)
 
 
 def _carry_out(work: Work, checkpoint: Checkpoint | None) -> Run:
@@ -169,7 +171,7 @@ def _carry_out(work: Work, checkpoint: Checkpoint | None) -> Run:
     run.set_status("running", pid=os.getpid(), backend=backend)
     finished = True
     try:
-        peak = within_memory(work, checkpoint, run_stages)
+        within_memory(work, checkpoint, run_stages)
     except KeyboardInterrupt:
         if has_checkpoint(run.checkpoints):
             note = f"to go on: foveate train --resume {shlex.quote(str(run.folder))}"
@@ -185,10 +187,10 @@ def _carry_out(work: Work, checkpoint: Checkpoint | None) -> Run:
             load_weights(model, run.best_weights)
             save_bundle(run.model_folder, Bundle(model, describe(work.prepared, work.config)))
     if finished:
-        run.set_status("finished", peak_memory_bytes=peak)
+        run.set_status("finished", **work.tally.to_dict())
         drop_checkpoints(run.checkpoints)
     else:
-        run.set_status("interrupted", backend=backend)
+        run.set_status("interrupted", backend=backend, **work.tally.to_dict())
     return run
 
 
@@ -259,8 +261,9 @@ def _validation_loader(prepared: Prepared, config: RunConfig) -> BatchLoader | N
 
 
 @contextlib.contextmanager
-def _leaving_nothing_half_done(run: Run) -> Iterator[None]:
+def _leaving_nothing_half_done(work: Work) -> Iterator[None]:
     """Record why a run failed; without an epoch or a checkpoint there is nothing to keep."""
+    run = work.run
     try:
         yield
     except (Exception, KeyboardInterrupt) as error:
@@ -268,7 +271,8 @@ def _leaving_nothing_half_done(run: Run) -> Iterator[None]:
             run.discard()
         else:
             reason = str(error) if isinstance(error, FoveateError) else repr(error)
-            run.set_status("failed", reason=reason, backend=keras.backend.backend())
+            backend = keras.backend.backend()
+            run.set_status("failed", reason=reason, backend=backend, **work.tally.to_dict())
         raise
 
 
