@@ -23,13 +23,19 @@ def within_memory(
     work: Work,
     checkpoint: Checkpoint | None,
     run_stages: Callable[[Work, Checkpoint | None], None],
-) -> None:
+    restarts: bool,
+) -> bool:
     """Run the stages of a run under its guard.
 
     Args:
         work: What to work with.
         checkpoint: Where to go on; None begins with the first stage.
         run_stages: Runs them; called again, from the last checkpoint, after each halving.
+        restarts: Whether a fresh process goes on after a halving, instead of this one.
+
+    Returns:
+        Whether the stages are done; otherwise the settings in the run folder are those with which
+        a fresh process goes on.
 
     Raises:
         BudgetError: Not even batches of one sample fit; a checkpoint is there to go on from.
@@ -41,8 +47,12 @@ def within_memory(
                     run_stages(work, checkpoint)
                 break
             except TooLargeError as error:
-                work, checkpoint = _with_smaller_batches(work, str(error))
+                work = _with_smaller_batches(work, str(error))
+            if restarts:
+                return False
+            checkpoint = _start_again(work)
     _tell(work)
+    return True
 
 
 def memory_limit(config: RunConfig) -> int:
@@ -51,7 +61,7 @@ def memory_limit(config: RunConfig) -> int:
     return int(config.budget.ram or min(free, machine.memory_bytes()))
 
 
-def _with_smaller_batches(work: Work, limit: str) -> tuple[Work, Checkpoint | None]:
+def _with_smaller_batches(work: Work, limit: str) -> Work:
     config = halved(work.config, limit)
     work.run.save_config(config)
     work.console.print(
@@ -60,7 +70,12 @@ def _with_smaller_batches(work: Work, limit: str) -> tuple[Work, Checkpoint | No
         highlight=False,
         soft_wrap=True,
     )
-    model = work.model
+    return dataclasses.replace(work, config=config)
+
+
+def _start_again(work: Work) -> Checkpoint | None:
+    """Give back memory, and go to the last checkpoint, or to the beginning where there is none."""
+    config, model = work.config, work.model
     # Compiled for the old size: memory that the new one needs.
     model.train_function = model.test_function = model.optimizer = None
     work.tally.guard.relieve()
@@ -73,7 +88,7 @@ def _with_smaller_batches(work: Work, limit: str) -> tuple[Work, Checkpoint | No
         for variable, first in zip(model.variables, fresh.variables, strict=True):
             variable.assign(first)
     work.run.cut_history(checkpoint.state["num_epochs"] if checkpoint else 0)
-    return dataclasses.replace(work, config=config), checkpoint
+    return checkpoint
 
 
 def _tell(work: Work) -> None:

@@ -49,6 +49,7 @@ def train(
     console: Console | None = None,
     plan: Plan | None = None,
     clock: Clock | None = None,
+    restarts: bool = False,
 ) -> Run:
     """Train a model on data and leave a run folder.
 
@@ -60,10 +61,13 @@ def train(
         plan: What `foveate.planning.planner` chose for this data and these settings.
         clock: Counts the time against `budget.time`; it starts now when None. Some of that time
             is left at the end, to judge and to report.
+        restarts: Whether the caller takes care that a fresh process goes on where memory runs
+            short, which frees what a backend keeps of larger batches. Otherwise this one does.
 
     Returns:
         The finished run. After Ctrl-C it has status ``interrupted`` and the best model so far;
-        `resume` goes on with it.
+        `resume` goes on with it. With status ``restarting``, `resume` is to be called by what
+        this process becomes, or by a child that it waits for.
 
     Raises:
         ConfigError: Settings contradict each other or the data.
@@ -90,10 +94,15 @@ def train(
         work.prepared.manifest.save(run.manifest_path)
         if plan is not None:
             run.save_json(run.plan_path, plan.to_dict())
-        return _carry_out(work, None)
+        return _carry_out(work, None, restarts)
 
 
-def resume(out: str | Path, console: Console | None = None, clock: Clock | None = None) -> Run:
+def resume(
+    out: str | Path,
+    console: Console | None = None,
+    clock: Clock | None = None,
+    restarts: bool = False,
+) -> Run:
     """Go on with a run that was interrupted, killed, or failed, from its last checkpoint.
 
     On the CPU with TensorFlow it ends with the very weights of a run that was never stopped;
@@ -103,6 +112,7 @@ def resume(out: str | Path, console: Console | None = None, clock: Clock | None 
         out: The run folder.
         console: Where progress is shown; nowhere when None.
         clock: As for `train`.
+        restarts: As for `train`.
 
     Returns:
         The finished run, or again an interrupted one, see `train`.
@@ -119,15 +129,24 @@ def resume(out: str | Path, console: Console | None = None, clock: Clock | None 
     config = run.config()
     runtime.prepare(run.backend)
     checkpoint = load_checkpoint(run.checkpoints)
-    if checkpoint is None:
+    if checkpoint is None and not run.is_handed_over():  # else its first batch did not fit
         raise RunError(
             f"The run {str(run.folder)!r} must have a checkpoint to go on from, but got none: "
             "it was stopped before its first. Delete the folder and start anew."
         )
     work = _set_up(run, Manifest.load(run.manifest_path), config, console, clock, checkpoint)
-    run.cut_history(checkpoint.state["num_epochs"])
+    work.tally.add(_taken_before(run, clock, checkpoint))
+    run.cut_history(checkpoint.state["num_epochs"] if checkpoint else 0)
     with _leaving_nothing_half_done(work):
-        return _carry_out(work, checkpoint)
+        return _carry_out(work, checkpoint, restarts)
+
+
+def _taken_before(run: Run, clock: Clock, checkpoint: Checkpoint | None) -> dict[str, Any]:
+    """What the run had taken at its checkpoint, or until it was handed over to this process."""
+    if checkpoint is not None and not run.is_handed_over():
+        return dict(checkpoint.state["tally"])
+    status = run.status()
+    return {**status, "seconds": clock.started - status["began"]}
 
 
 def _set_up(
@@ -146,8 +165,6 @@ def _set_up(
         model = build_model(config.model, prepared.model_inputs, prepared.task, config.seed)
     config = settle_views(config, prepared, model)
     tally = Tally(clock, MemoryGuard(memory_limit(config)))
-    if checkpoint is not None:
-        tally.add(checkpoint.state["tally"])
     time = _time(config, prepared, clock, checkpoint is not None)
     stopping = _stopping(config, prepared)
     return Work(run, config, prepared, model, stopping, console, tally, time)
@@ -164,14 +181,15 @@ def _time(config: RunConfig, prepared: Prepared, clock: Clock, is_resumed: bool)
     return RunTime(config.budget.time, clock, pace, test or validated, is_resumed)
 
 
-def _carry_out(work: Work, checkpoint: Checkpoint | None) -> Run:
+def _carry_out(work: Work, checkpoint: Checkpoint | None, restarts: bool) -> Run:
     """Run the stages, keep the best model, say how it ended."""
     run, model = work.run, work.model
     backend = keras.backend.backend()
     run.set_status("running", pid=os.getpid(), backend=backend)
-    finished = True
+    state = "finished"
     try:
-        within_memory(work, checkpoint, run_stages)
+        if not within_memory(work, checkpoint, run_stages, restarts):
+            state = "restarting"
     except KeyboardInterrupt:
         if has_checkpoint(run.checkpoints):
             note = f"to go on: foveate train --resume {shlex.quote(str(run.folder))}"
@@ -180,17 +198,18 @@ def _carry_out(work: Work, checkpoint: Checkpoint | None) -> Run:
         else:
             raise
         work.console.print(f"Interrupted; {note}", highlight=False, soft_wrap=True)
-        finished = False
+        state = "interrupted"
     finally:
         # Also after an error: what was learned until then is worth keeping.
-        if run.best_weights.exists():
+        if state != "restarting" and run.best_weights.exists():
             load_weights(model, run.best_weights)
             save_bundle(run.model_folder, Bundle(model, describe(work.prepared, work.config)))
-    if finished:
-        run.set_status("finished", **work.tally.to_dict())
+    taken = {"backend": backend, **work.tally.to_dict()}
+    if state == "restarting":
+        taken |= {"pid": os.getpid(), "began": work.tally.clock.started}
+    run.set_status(state, **taken)
+    if state == "finished":
         drop_checkpoints(run.checkpoints)
-    else:
-        run.set_status("interrupted", backend=backend, **work.tally.to_dict())
     return run
 
 
