@@ -35,18 +35,20 @@ _SETTINGS_HELP = (
 )
 
 
-def run(arguments: Sequence[str]) -> int:
+def run(arguments: Sequence[str]) -> int | Path:
     """Run one command line.
 
     Args:
         arguments: What stands after ``foveate``.
 
     Returns:
-        The exit code: 0, 2 for a mistake that the user can mend, 130 after Ctrl-C.
+        The exit code: 0, 2 for a mistake that the user can mend, 130 after Ctrl-C. Or the folder
+        of a run that ran short of memory, and that a fresh process is to go on with.
     """
     warnings.showwarning = _show_warning
     try:
-        return int(app(list(arguments), exit_on_error=False, result_action="return_value") or 0)
+        outcome = app(list(arguments), exit_on_error=False, result_action="return_value")
+        return outcome if isinstance(outcome, Path) else int(outcome or 0)
     except cyclopts.CycloptsError:
         return 2
     except FoveateError as error:
@@ -66,7 +68,7 @@ def train(
     out: Path | None = None,
     config: Path | None = None,
     resume: Path | None = None,
-) -> int:
+) -> int | Path:
     """Train on DATA (a folder, a CSV or a Parquet file), judge on its test split, and report.
 
     Parameters
@@ -191,7 +193,7 @@ def init(out: Path = Path("foveate.toml"), /) -> None:
 @app.command(help_epilogue=_SETTINGS_HELP)
 def quickstart(
     *tokens: Tokens, task: str = "classification", out: Path = Path("quickstart")
-) -> int:
+) -> int | Path:
     """Write a small real dataset to disk, train on it, judge, and report.
 
     Parameters

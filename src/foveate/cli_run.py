@@ -16,8 +16,12 @@ def say(text: str) -> None:
     console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def train_and_judge(data: str, config: Any, out: Path | None) -> int:
-    """Plan, train, judge and report; what `train` and `quickstart` share."""
+def train_and_judge(data: str, config: Any, out: Path | None) -> int | Path:
+    """Plan, train, judge and report; what `train` and `quickstart` share.
+
+    Returns:
+        The exit code, or the run folder where a fresh process is to go on, as `foveate.cli.run`.
+    """
     from foveate.training.clock import Clock
 
     clock = Clock()  # before Keras is imported, which takes its time
@@ -31,11 +35,16 @@ def train_and_judge(data: str, config: Any, out: Path | None) -> int:
     runtime.prepare(config.runtime.backend)
     from foveate.training.recipe import train as train_run
 
-    return _conclude(train_run(source, config, out, console, plan, clock), clock)
+    finished = train_run(source, config, out, console, plan, clock, restarts=True)
+    return _conclude(finished, clock)
 
 
-def resume_and_judge(folder: Path) -> int:
-    """Go on with a run on the backend it was started on, judge and report."""
+def resume_and_judge(folder: Path) -> int | Path:
+    """Go on with a run on the backend it was started on, judge and report.
+
+    Returns:
+        As `train_and_judge`.
+    """
     from foveate.planning import planner
     from foveate.runs import Run
     from foveate.scale import runtime
@@ -48,17 +57,19 @@ def resume_and_judge(folder: Path) -> int:
     runtime.prepare(run.backend)
     from foveate.training.recipe import resume as resume_run
 
-    return _conclude(resume_run(folder, console, clock), clock)
+    return _conclude(resume_run(folder, console, clock, restarts=True), clock)
 
 
-def _conclude(finished: Any, clock: Any) -> int:
+def _conclude(finished: Any, clock: Any) -> int | Path:
     """Judge a run on its held-out split, and report."""
     from foveate.evaluation.scores import evaluate as judge
     from foveate.evaluation.scores import held_out_split
     from foveate.report.report import write_report
 
-    folder = shlex.quote(str(finished.folder))
-    if finished.status()["state"] == "interrupted":
+    folder, state = shlex.quote(str(finished.folder)), finished.status()["state"]
+    if state == "restarting":
+        return Path(finished.folder)
+    if state == "interrupted":
         if finished.model_folder.exists():
             say(f"Judge what there is: foveate evaluate {folder}")
         return 130

@@ -47,7 +47,7 @@ def within_memory(
                     run_stages(work, checkpoint)
                 break
             except TooLargeError as error:
-                work = _with_smaller_batches(work, str(error))
+                work = _with_smaller_batches(work, str(error), restarts)
             if restarts:
                 return False
             checkpoint = _start_again(work)
@@ -61,12 +61,13 @@ def memory_limit(config: RunConfig) -> int:
     return int(config.budget.ram or min(free, machine.memory_bytes()))
 
 
-def _with_smaller_batches(work: Work, limit: str) -> Work:
+def _with_smaller_batches(work: Work, limit: str, restarts: bool) -> Work:
     config = halved(work.config, limit)
     work.run.save_config(config)
+    where = ", in a fresh process" if restarts else ""
     work.console.print(
         f"Near {limit}: batches of {config.batch_size} from here on, "
-        f"{config.gradient_accumulation_steps} to a step.",
+        f"{config.gradient_accumulation_steps} to a step{where}.",
         highlight=False,
         soft_wrap=True,
     )
