@@ -1,8 +1,9 @@
-"""Training, judging and reporting as the command line does it: with words for whoever looks on."""
+"""Runs as the command line trains, judges and uses them: with words for whoever looks on."""
 
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def _conclude(finished: Any, clock: Any) -> int | Path:
         return 130
     split = held_out_split(finished)
     if split is not None:
-        show_scores(judge(finished, split))
+        _show_scores(judge(finished, split))
     say(f"Run:    {folder}\nReport: {write_report(finished)}")
     if (budget := finished.config().budget.time) is not None:
         say(f"Time:   {clock.spent:.0f} s of {budget:.0f} s")
@@ -88,7 +89,38 @@ def _conclude(finished: Any, clock: Any) -> int | Path:
     return 0
 
 
-def show_scores(outcome: dict[str, Any]) -> None:
+def judge_again(folder: Path, split: str) -> None:
+    """Judge the model of a run on one of its splits."""
+    from foveate.runs import Run
+
+    scores = _keras_verb("foveate.evaluation.scores", folder).evaluate(folder, split)
+    _show_scores(scores)
+    say(f"Written: {Run.open(folder).evaluation_path(scores['split'])}")
+
+
+def predict_files(folder: Path, files: Sequence[Path], out: Path) -> None:
+    """Write what the model of a run makes of files; masks go to a folder beside the table."""
+    from foveate.disk import write_atomically
+
+    verb = _keras_verb("foveate.evaluation.predict", folder)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    table = verb.predict(folder, files, masks=out.with_name(f"{out.stem}_masks"))
+    write_atomically(out, table.write_csv())
+    say(f"{table.height:,} predictions: {out}")
+
+
+def _keras_verb(module: str, run: Path) -> Any:
+    """Import a module that needs Keras, on the backend that the run's settings name."""
+    import importlib
+
+    from foveate.runs import Run
+    from foveate.scale import runtime
+
+    runtime.prepare(Run.open(run).config().runtime.backend)
+    return importlib.import_module(module)
+
+
+def _show_scores(outcome: dict[str, Any]) -> None:
     """Print the scores of an evaluation as a table."""
     from rich.table import Table
 
