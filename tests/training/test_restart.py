@@ -32,7 +32,7 @@ import keras
 import numpy as np
 
 from foveate.planning.guard import tree_bytes
-from foveate.training import recipe
+from foveate.training import setup
 from foveate.training.clock import Clock
 from foveate.training.pressure import MemoryWatch, TooLargeError
 
@@ -59,7 +59,7 @@ def little_memory(config):
         file.write(f"{os.getpid()} {limit}\\n")
     return limit
 
-recipe.memory_limit = little_memory
+setup.memory_limit = little_memory
 
 def backbone(input_shape):
     inputs = keras.Input(input_shape)

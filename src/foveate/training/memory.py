@@ -62,7 +62,7 @@ def memory_limit(config: RunConfig) -> int:
 
 
 def _with_smaller_batches(work: Work, limit: str, restarts: bool) -> Work:
-    config = halved(work.config, limit)
+    config = halved(work.run.config(), limit)  # what a stage has settled is stored there alone
     work.run.save_config(config)
     where = ", in a fresh process" if restarts else ""
     work.console.print(

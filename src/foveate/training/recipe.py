@@ -12,14 +12,11 @@ from typing import Any
 import keras
 from rich.console import Console
 
-from foveate.config.recipe import StoppingConfig
 from foveate.config.settings import RunConfig
 from foveate.data.loader import BatchLoader
 from foveate.data.manifest import Manifest
-from foveate.errors import ConfigError, FoveateError, RunError, nearest
-from foveate.models.build import build_model
+from foveate.errors import FoveateError, RunError
 from foveate.models.bundle import Bundle, save_bundle
-from foveate.planning.guard import MemoryGuard
 from foveate.planning.plan import Plan
 from foveate.runs import Run, next_folder
 from foveate.scale import runtime
@@ -31,15 +28,13 @@ from foveate.training.checkpoint import (
     load_checkpoint,
     load_weights,
 )
-from foveate.training.clock import Clock, Pace, RunTime
+from foveate.training.clock import Clock
 from foveate.training.feeding import feeding
 from foveate.training.fitting import Feed, Work, run_stage
-from foveate.training.memory import memory_limit, within_memory
-from foveate.training.prepare import Prepared, prepare
-from foveate.training.progress import announce, counting
+from foveate.training.memory import within_memory
+from foveate.training.prepare import Prepared
+from foveate.training.setup import set_up
 from foveate.training.stages import plan_stages
-from foveate.training.tally import Tally
-from foveate.training.views import settle_views
 
 
 def train(
@@ -86,7 +81,7 @@ def train(
     run.require_unused()
     runtime.prepare(config.runtime.backend)
     plan_stages(config)
-    work = _set_up(run, data, config, console, clock)
+    work = set_up(run, data, config, console, clock)
     if work.time is not None:
         work.time.require_enough()
     Run.create(run.folder, work.config)
@@ -134,7 +129,7 @@ def resume(
             f"The run {str(run.folder)!r} must have a checkpoint to go on from, but got none: "
             "it was stopped before its first. Delete the folder and start anew."
         )
-    work = _set_up(run, Manifest.load(run.manifest_path), config, console, clock, checkpoint)
+    work = set_up(run, Manifest.load(run.manifest_path), config, console, clock, checkpoint)
     work.tally.add(_taken_before(run, clock, checkpoint))
     run.cut_history(checkpoint.state["num_epochs"] if checkpoint else 0)
     with _leaving_nothing_half_done(work):
@@ -147,38 +142,6 @@ def _taken_before(run: Run, clock: Clock, checkpoint: Checkpoint | None) -> dict
         return dict(checkpoint.state["tally"])
     status = run.status()
     return {**status, "seconds": clock.started - status["began"]}
-
-
-def _set_up(
-    run: Run,
-    data: Any,
-    config: RunConfig,
-    console: Console,
-    clock: Clock,
-    checkpoint: Checkpoint | None = None,
-) -> Work:
-    with counting(console, "reading masks") as report:
-        prepared = prepare(data, config, report)
-    announce(console, prepared, config)
-    keras.utils.set_random_seed(config.seed)
-    with runtime.dtype_policy(config.recipe.precision):
-        model = build_model(config.model, prepared.model_inputs, prepared.task, config.seed)
-    config = settle_views(config, prepared, model)
-    tally = Tally(clock, MemoryGuard(memory_limit(config)))
-    time = _time(config, prepared, clock, checkpoint is not None)
-    stopping = _stopping(config, prepared)
-    return Work(run, config, prepared, model, stopping, console, tally, time)
-
-
-def _time(config: RunConfig, prepared: Prepared, clock: Clock, is_resumed: bool) -> RunTime | None:
-    """What the run may take; samples of the test split, or those in its place, are judged."""
-    if config.budget.time is None:
-        return None
-    validated, test = (
-        prepared.manifest.split(name).num_samples for name in ("validation", "test")
-    )
-    pace = Pace(config.batch_size, validated)
-    return RunTime(config.budget.time, clock, pace, test or validated, is_resumed)
 
 
 def _carry_out(work: Work, checkpoint: Checkpoint | None, restarts: bool) -> Run:
@@ -255,23 +218,6 @@ def describe(prepared: Prepared, config: RunConfig) -> dict[str, Any]:
         "backbone": config.model.backbone,
         "manifest": prepared.manifest.digest(),
     }
-
-
-def _stopping(config: RunConfig, prepared: Prepared) -> StoppingConfig:
-    """Check what is watched; without a validation split the training loss stands in."""
-    stopping = config.recipe.stopping
-    measured = ["loss"]
-    measured += [getattr(m, "name", None) or m.__name__ for m in prepared.task.metrics()]
-    if prepared.manifest.split("validation").num_samples:
-        measured += [f"val_{name}" for name in measured]
-    elif stopping.monitor == "val_loss":
-        return stopping.model_copy(update={"monitor": "loss"})
-    if stopping.monitor not in measured:
-        raise ConfigError(
-            f"recipe.stopping.monitor must be one of {measured}, but got {stopping.monitor!r}."
-            f"{nearest(stopping.monitor, measured)}"
-        )
-    return stopping
 
 
 def _validation_loader(prepared: Prepared, config: RunConfig) -> BatchLoader | None:
