@@ -14,10 +14,18 @@ from typing import Annotated, Any
 import cyclopts
 from cyclopts import Parameter
 from rich.console import Console
-from rich.progress import Progress
+from rich.markup import escape
 
 from foveate import __version__
-from foveate.cli_run import console, resume_and_judge, say, show_scores, train_and_judge
+from foveate.cli_data import pack_data, plan_data, profile_data
+from foveate.cli_run import (
+    console,
+    judge_again,
+    predict_files,
+    resume_and_judge,
+    say,
+    train_and_judge,
+)
 from foveate.errors import ConfigError, FoveateError
 
 app = cyclopts.App(
@@ -35,25 +43,24 @@ _SETTINGS_HELP = (
 )
 
 
-def run(arguments: Sequence[str]) -> int:
+def run(arguments: Sequence[str]) -> int | Path:
     """Run one command line.
 
     Args:
         arguments: What stands after ``foveate``.
 
     Returns:
-        The exit code: 0, 2 for a mistake that the user can mend, 130 after Ctrl-C.
+        The exit code: 0, 2 for a mistake that the user can mend, 130 after Ctrl-C. Or the folder
+        of a run that ran short of memory, and that a fresh process is to go on with.
     """
     warnings.showwarning = _show_warning
     try:
-        return int(app(list(arguments), exit_on_error=False, result_action="return_value") or 0)
+        outcome = app(list(arguments), exit_on_error=False, result_action="return_value")
+        return outcome if isinstance(outcome, Path) else int(outcome or 0)
     except cyclopts.CycloptsError:
         return 2
-    except FoveateError as error:
-        errors.print(f"[bold red]error:[/] {_plain(error)}", highlight=False, soft_wrap=True)
-        return 2
-    except OSError as error:
-        errors.print(f"[bold red]error:[/] {_plain(error)}", highlight=False, soft_wrap=True)
+    except (FoveateError, OSError) as error:
+        errors.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         return 2
     except KeyboardInterrupt:
         errors.print("Interrupted.")
@@ -66,7 +73,7 @@ def train(
     out: Path | None = None,
     config: Path | None = None,
     resume: Path | None = None,
-) -> int:
+) -> int | Path:
     """Train on DATA (a folder, a CSV or a Parquet file), judge on its test split, and report.
 
     Parameters
@@ -102,14 +109,8 @@ def plan(*tokens: Tokens, config: Path | None = None) -> None:
     config
         A TOML file of settings; flags win over it.
     """
-    from foveate.config.files import load_config, split_tokens
-    from foveate.planning import planner
-
-    words, settings = split_tokens(tokens)
-    data = _one(words, "plan", "DATA: what train would get")
-    with console.status("measuring"):
-        _, found = planner.make_plan(data, load_config(config, settings))
-    planner.show(found, console)
+    words, settled = _read(tokens, config)
+    plan_data(_one(words, "plan", "DATA: what train would get"), settled, console)
 
 
 @app.command
@@ -123,11 +124,7 @@ def evaluate(run: Path, /, *, split: str = "test") -> None:
     split
         train, validation or test.
     """
-    from foveate.runs import Run
-
-    scores = _keras_verb("foveate.evaluation.scores", run).evaluate(run, split)
-    show_scores(scores)
-    say(f"Written: {Run.open(run).evaluation_path(scores['split'])}")
+    judge_again(run, split)
 
 
 @app.command
@@ -145,14 +142,7 @@ def predict(run: Path, /, *files: Path, out: Path = Path("predictions.csv")) -> 
     """
     if not files:
         raise ConfigError("predict needs FILES: images, folders of images, or one table.")
-    from foveate.disk import write_atomically
-
-    masks = out.with_name(f"{out.stem}_masks")
-    verb = _keras_verb("foveate.evaluation.predict", run)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    table = verb.predict(run, files, masks=masks)
-    write_atomically(out, table.write_csv())
-    say(f"{table.height:,} predictions: {out}")
+    predict_files(run, files, out)
 
 
 @app.command
@@ -191,7 +181,7 @@ def init(out: Path = Path("foveate.toml"), /) -> None:
 @app.command(help_epilogue=_SETTINGS_HELP)
 def quickstart(
     *tokens: Tokens, task: str = "classification", out: Path = Path("quickstart")
-) -> int:
+) -> int | Path:
     """Write a small real dataset to disk, train on it, judge, and report.
 
     Parameters
@@ -241,11 +231,10 @@ def pack(
     config
         A TOML file of settings; flags win over it.
     """
-    from foveate.config.files import load_config, split_tokens
     from foveate.data import shards
     from foveate.data.repack import PackOptions, num_bytes
 
-    words, settings = split_tokens(tokens)
+    words, settled = _read(tokens, config)
     if verify:
         folder = _one(words, "pack --verify", "OUT: the folder of a finished pack")
         files = shards.verify(folder)
@@ -253,19 +242,10 @@ def pack(
         return
     if len(words) != 2:
         raise ConfigError(f"pack needs DATA and OUT, but got {shlex.join(words) or 'nothing'}.")
-    settled = load_config(config, settings)
+    data, out = words
     options = PackOptions(side, quality, num_bytes(shard_size))
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("packing")
-        packed = shards.pack(
-            words[0],
-            words[1],
-            settled.data,
-            options,
-            settled.loader.threads,
-            report=lambda done, total: bar.update(task, completed=done, total=total),
-        )
-    say(f"{packed.num_samples:,} samples packed. Use them: foveate train {shlex.quote(words[1])}")
+    num_samples = pack_data(data, out, settled, options, console)
+    say(f"{num_samples:,} samples packed. Use them: foveate train {shlex.quote(out)}")
 
 
 @app.command(
@@ -285,19 +265,9 @@ def profile(
     config
         A TOML file of settings; flags win over it.
     """
-    from foveate.config.files import load_config, split_tokens
-    from foveate.scale import runtime
-
-    words, settings = split_tokens(tokens)
+    words, settled = _read(tokens, config)
     data = _one(words, "profile", "DATA: what train would get")
-    settled = load_config(config, settings)
-    runtime.prepare(settled.runtime.backend)
-    from foveate.training import advice
-    from foveate.training.profile import profile as measure
-
-    with console.status("measuring"):
-        found = measure(data, settled, not no_model)
-    advice.show(found, console, shlex.quote(data))
+    profile_data(data, settled, not no_model, console)
 
 
 @app.command
@@ -308,6 +278,14 @@ def doctor() -> int:
     return examine(console)
 
 
+def _read(tokens: Sequence[str], config: Path | None) -> tuple[list[str], Any]:
+    """Tell words from settings, and settle these."""
+    from foveate.config.files import load_config, split_tokens
+
+    words, settings = split_tokens(tokens)
+    return words, load_config(config, settings)
+
+
 def _one(words: Sequence[str], verb: str, what: str) -> str:
     if len(words) != 1:
         found = shlex.join(words) or "nothing"
@@ -315,22 +293,5 @@ def _one(words: Sequence[str], verb: str, what: str) -> str:
     return words[0]
 
 
-def _keras_verb(module: str, run: Path) -> Any:
-    """Import a module that needs Keras, on the backend that the run's settings name."""
-    import importlib
-
-    from foveate.runs import Run
-    from foveate.scale import runtime
-
-    runtime.prepare(Run.open(run).config().runtime.backend)
-    return importlib.import_module(module)
-
-
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    errors.print(f"[yellow]warning:[/] {_plain(message)}", highlight=False, soft_wrap=True)
-
-
-def _plain(message: object) -> str:
-    from rich.markup import escape
-
-    return escape(str(message))
+    errors.print(f"[yellow]warning:[/] {escape(str(message))}", highlight=False, soft_wrap=True)

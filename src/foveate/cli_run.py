@@ -1,8 +1,9 @@
-"""Training, judging and reporting as the command line does it: with words for whoever looks on."""
+"""Runs as the command line trains, judges and uses them: with words for whoever looks on."""
 
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,12 @@ def say(text: str) -> None:
     console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def train_and_judge(data: str, config: Any, out: Path | None) -> int:
-    """Plan, train, judge and report; what `train` and `quickstart` share."""
+def train_and_judge(data: str, config: Any, out: Path | None) -> int | Path:
+    """Plan, train, judge and report; what `train` and `quickstart` share.
+
+    Returns:
+        The exit code, or the run folder where a fresh process is to go on, as `foveate.cli.run`.
+    """
     from foveate.training.clock import Clock
 
     clock = Clock()  # before Keras is imported, which takes its time
@@ -31,11 +36,16 @@ def train_and_judge(data: str, config: Any, out: Path | None) -> int:
     runtime.prepare(config.runtime.backend)
     from foveate.training.recipe import train as train_run
 
-    return _conclude(train_run(source, config, out, console, plan, clock), clock)
+    finished = train_run(source, config, out, console, plan, clock, restarts=True)
+    return _conclude(finished, clock)
 
 
-def resume_and_judge(folder: Path) -> int:
-    """Go on with a run on the backend it was started on, judge and report."""
+def resume_and_judge(folder: Path) -> int | Path:
+    """Go on with a run on the backend it was started on, judge and report.
+
+    Returns:
+        As `train_and_judge`.
+    """
     from foveate.planning import planner
     from foveate.runs import Run
     from foveate.scale import runtime
@@ -48,23 +58,25 @@ def resume_and_judge(folder: Path) -> int:
     runtime.prepare(run.backend)
     from foveate.training.recipe import resume as resume_run
 
-    return _conclude(resume_run(folder, console, clock), clock)
+    return _conclude(resume_run(folder, console, clock, restarts=True), clock)
 
 
-def _conclude(finished: Any, clock: Any) -> int:
+def _conclude(finished: Any, clock: Any) -> int | Path:
     """Judge a run on its held-out split, and report."""
     from foveate.evaluation.scores import evaluate as judge
     from foveate.evaluation.scores import held_out_split
     from foveate.report.report import write_report
 
-    folder = shlex.quote(str(finished.folder))
-    if finished.status()["state"] == "interrupted":
+    folder, state = shlex.quote(str(finished.folder)), finished.status()["state"]
+    if state == "restarting":
+        return Path(finished.folder)
+    if state == "interrupted":
         if finished.model_folder.exists():
             say(f"Judge what there is: foveate evaluate {folder}")
         return 130
     split = held_out_split(finished)
     if split is not None:
-        show_scores(judge(finished, split))
+        _show_scores(judge(finished, split))
     say(f"Run:    {folder}\nReport: {write_report(finished)}")
     if (budget := finished.config().budget.time) is not None:
         say(f"Time:   {clock.spent:.0f} s of {budget:.0f} s")
@@ -77,7 +89,38 @@ def _conclude(finished: Any, clock: Any) -> int:
     return 0
 
 
-def show_scores(outcome: dict[str, Any]) -> None:
+def judge_again(folder: Path, split: str) -> None:
+    """Judge the model of a run on one of its splits."""
+    from foveate.runs import Run
+
+    scores = _keras_verb("foveate.evaluation.scores", folder).evaluate(folder, split)
+    _show_scores(scores)
+    say(f"Written: {Run.open(folder).evaluation_path(scores['split'])}")
+
+
+def predict_files(folder: Path, files: Sequence[Path], out: Path) -> None:
+    """Write what the model of a run makes of files; masks go to a folder beside the table."""
+    from foveate.disk import write_atomically
+
+    verb = _keras_verb("foveate.evaluation.predict", folder)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    table = verb.predict(folder, files, masks=out.with_name(f"{out.stem}_masks"))
+    write_atomically(out, table.write_csv())
+    say(f"{table.height:,} predictions: {out}")
+
+
+def _keras_verb(module: str, run: Path) -> Any:
+    """Import a module that needs Keras, on the backend that the run's settings name."""
+    import importlib
+
+    from foveate.runs import Run
+    from foveate.scale import runtime
+
+    runtime.prepare(Run.open(run).config().runtime.backend)
+    return importlib.import_module(module)
+
+
+def _show_scores(outcome: dict[str, Any]) -> None:
     """Print the scores of an evaluation as a table."""
     from rich.table import Table
 

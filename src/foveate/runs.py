@@ -110,11 +110,17 @@ class Run:
             raise RunError(
                 f"The run {str(self.folder)!r} has finished; there is nothing to go on."
             )
-        if status["state"] == "running" and self._is_alive(status.get("pid")):
+        is_busy = status["state"] in ("running", "restarting") and not self.is_handed_over()
+        if is_busy and self._is_alive(status.get("pid")):
             raise RunError(
                 f"Process {status['pid']} is training the run {str(self.folder)!r} right now. "
                 "Wait for it, or stop it first."
             )
+
+    def is_handed_over(self) -> bool:
+        """Whether the process that trained the run has become this one, or waits for it."""
+        status = self.status()
+        return status["state"] == "restarting" and status["pid"] in (os.getpid(), os.getppid())
 
     def _is_alive(self, pid: int | None) -> bool:
         """Whether the process that wrote the status runs; its number may belong to another now."""
@@ -217,7 +223,8 @@ class Run:
         """Record where the run stands.
 
         Args:
-            state: ``running``, ``finished``, ``interrupted`` or ``failed``.
+            state: ``running``, ``finished``, ``interrupted`` or ``failed``; ``restarting`` while
+                one process hands it over to the next.
             details: More to keep, JSON values; they replace those of the last call.
         """
         self.save_json(self.status_path, {"state": state, **details})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -61,10 +62,22 @@ class TestMakePlan:
 
     def test_every_line_is_shown_with_its_reason(self, planned: Any) -> None:
         printed = io.StringIO()
-        show(planned[2], Console(file=printed, width=200))
+        show(planned[2], Console(file=printed, width=40))
+        rows = printed.getvalue().splitlines()
         for line in planned[2].ledger:
-            assert line.name in printed.getvalue()
-            assert line.reason in printed.getvalue()
+            assert f"{line.name}: {line.value} ({line.source}: {line.reason})" in rows
+
+    @pytest.mark.parametrize("width", [80, 160])
+    def test_in_a_terminal_no_number_is_torn(self, planned: Any, width: int) -> None:
+        printed = io.StringIO()
+        show(planned[2], Console(file=printed, width=width, force_terminal=True, no_color=True))
+        text = re.sub(r"\x1b\[[0-9;]*m", "", printed.getvalue())
+        assert max(map(len, text.splitlines())) <= width
+        for line in planned[2].ledger[1:]:  # the first, of the data, is long
+            row = next(row for row in text.splitlines() if row.strip().startswith(line.name))
+            assert line.value in row
+            assert (f" {line.source} " in row) == (width == 160)
+            assert line.reason.split()[-1] in text
 
     def test_a_budget_far_too_small(self, planned: Any) -> None:
         config, manifest, _ = planned

@@ -360,6 +360,54 @@ def test_files_left_out_are_listed_with_their_reasons(tmp_path: Path) -> None:
     assert "120 samples could not be read and do not count." in text
 
 
+def add_plan(run: Run, **changes: Any) -> None:
+    """What `Plan.to_dict` gives, cut to a few lines."""
+    lines = [
+        {"name": "memory, peak", "value": "= 1.00 GiB", "source": "derived", "reason": "12% free"},
+        {"name": "scratch, rate", "value": "9 <b>/s", "source": "measured", "reason": "a batch"},
+    ]
+    plan = {
+        "batch_size": 32,
+        "peak_bytes": 2**30,
+        "epoch_seconds": {"scratch": 50.0, "fine_tune": 70.0},
+        "total_seconds": 200.0,
+        "ledger": lines,
+        "advice": ["One more GiB would allow batches of 64."],
+    }
+    run.save_json(run.plan_path, {**plan, **changes})
+
+
+def test_what_was_planned_is_laid_beside_what_came(tmp_path: Path) -> None:
+    run = begin(tmp_path / "run", ["cat", "dog"])
+    add_epochs(run, ["scratch", "scratch"])  # of 61 seconds
+    run.set_status("finished", seconds=200.4, peak_memory_bytes=1536 * 2**20)
+    assert " Plan " not in Page(write_report(run)).text
+    assert "Memory 1.50 GiB at most Data" in Page(write_report(run)).text
+    add_plan(run)
+    page = Page(write_report(run))
+    assert "Took 3 min 20 s for 2 epochs" in page.text
+    assert "memory, peak 1.00 GiB 1.50 GiB +50 %" in page.text
+    assert "an epoch of scratch 50 s 1 min 1 s +22 %" in page.text
+    assert "an epoch of fine_tune 1 min 10 s not known yet" in page.text
+    assert "time, in all 3 min 20 s 3 min 20 s 0 %" in page.text
+    assert "One more GiB would allow batches of 64." in page.text
+    assert "scratch, rate 9 <b>/s measured a batch" in page.text
+    assert "Memory ran short" not in page.text
+
+
+def test_a_plan_that_did_not_hold(tmp_path: Path) -> None:
+    run = begin(tmp_path / "run", ["cat", "dog"])
+    config = load_config(run.config_path, {"budget.ram": "1GiB", "data.batch_size": "8"})
+    run.save_config(config)
+    run.set_status("failed", reason="no memory", seconds=100.0, peak_memory_bytes=700 * 2**20)
+    add_plan(run, total_seconds=None)
+    page = Page(write_report(run))
+    assert "batches of 32 were planned, those of 8 were the last" in page.text
+    assert "memory, peak 1.00 GiB 700 MiB \u221232 %" in page.text
+    assert "Memory 700 MiB at most of 1.00 GiB" in page.text
+    assert "time, in all" not in page.text
+
+
 def test_groups_and_metadata_are_told(tmp_path: Path) -> None:
     run = begin(
         tmp_path / "run",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import numpy as np
 import polars as pl
@@ -18,6 +19,7 @@ from foveate.report.summary import (
     describe_metadata,
     group_counts,
     metric_names,
+    planned_and_real,
     series,
     split_counts,
     wilson_interval,
@@ -120,3 +122,27 @@ def test_metadata_is_described_by_its_kind() -> None:
         {"name": "sex", "kind": "category", "values": "2 different", "missing": 0},
         {"name": "empty", "kind": "number", "values": "none", "missing": 3},
     ]
+
+
+class TestPlannedAndReal:
+    PLAN: ClassVar = {
+        "peak_bytes": 100,
+        "epoch_seconds": {"frozen": 4.0, "fine_tune": 9.0},
+        "total_seconds": 30.0,
+    }
+
+    def test_the_median_epoch_of_each_stage_counts(self) -> None:
+        history = [{"stage": "frozen", "seconds": seconds} for seconds in (9.0, 5.0, 5.0)]
+        status = {"state": "finished", "peak_memory_bytes": 90, "seconds": 24.0}
+        memory, frozen, fine_tune, whole = planned_and_real(self.PLAN, status, history)
+        assert (memory.planned, memory.real, memory.is_memory) == (100, 90, True)
+        assert memory.excess == pytest.approx(-0.1)
+        assert (frozen.real, frozen.excess) == (5.0, 0.25)
+        assert (fine_tune.real, fine_tune.excess) == (None, None)
+        assert whole.excess == pytest.approx(-0.2)
+
+    def test_what_is_not_over_is_not_compared(self) -> None:
+        status = {"state": "interrupted", "seconds": 3.0}
+        assert planned_and_real(self.PLAN, status, [])[-1].real is None
+        whole = planned_and_real({**self.PLAN, "total_seconds": None}, status, [])
+        assert [line.what for line in whole][-1] == "an epoch of fine_tune"

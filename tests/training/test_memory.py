@@ -59,20 +59,24 @@ def plain(
 
 
 class TestHalving:
+    @pytest.mark.parametrize("restarts", [False, True])
     def test_the_run_goes_on_as_if_nothing_had_been(
         self,
         digit_folders: Path,
         plain: Callable[..., Any],
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
+        restarts: bool,
     ) -> None:
         unbroken = train(digit_folders, plain(data__batch_size=16), tmp_path / "unbroken")
         # From the sixth look on; after relief it is asked again, then the queue can shrink once.
         monkeypatch.setattr(MemoryGuard, "is_near", near_at(lambda n: 5 <= n < 9))
         printed = io.StringIO()
-        run = train(
-            digit_folders, plain(data__batch_size=16), tmp_path / "run", Console(file=printed)
-        )
+        console = Console(file=printed)
+        config = plain(data__batch_size=16)
+        run = train(digit_folders, config, tmp_path / "run", console, restarts=restarts)
+        if restarts:
+            run = resume(tmp_path / "run", restarts=True)
         assert "the queue shrinks" in printed.getvalue()
         assert "batches of 8 from here on, 2 to a step" in printed.getvalue()
         assert (run.config().batch_size, run.config().effective_batch_size) == (8, 16)

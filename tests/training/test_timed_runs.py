@@ -169,6 +169,7 @@ def test_a_resumed_run_has_what_was_left(
     assert time.rates[-1] < 0.05 * config.recipe.learning_rate
     assert time.rates == sorted(time.rates, reverse=True)
     assert run.status()["state"] == "finished"
+    assert time.seconds - began < run.status()["seconds"] <= spent + time.seconds - began
 
 
 def test_a_resumed_run_whose_time_is_up_ends_with_what_it_has(

@@ -9,6 +9,7 @@ from pydantic import ByteSize
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from foveate import machine
 from foveate.config.settings import RunConfig
@@ -22,6 +23,7 @@ from foveate.planning.settle import settle
 
 _LEFT_TO_OTHERS = 0.1  # of the machine's memory, where no budget is stated
 _QUEUE_SHARE = 16  # batches that wait may take this part of the memory
+_WIDE = 120  # characters of a terminal in which a number and its reason fit side by side
 
 
 def make_plan(data: Any, config: RunConfig) -> tuple[Manifest, Plan]:
@@ -82,13 +84,32 @@ def keep_to_processors(config: RunConfig) -> None:
 
 
 def show(plan: Plan, console: Console) -> None:
-    """Print the ledger of a plan and what follows from it."""
-    table = Table("what", "how much", "why", title="plan", box=SIMPLE_HEAD)
-    for line in plan.ledger:
-        table.add_row(line.name, line.value, f"{line.source}: {line.reason}")
-    console.print(table)
+    """Print the ledger of a plan and what follows from it: without a terminal, plain lines."""
+    if console.is_terminal:
+        console.print(_table(plan, is_wide=console.width >= _WIDE))
+    else:
+        for line in plan.ledger:
+            text = f"{line.name}: {line.value} ({line.source}: {line.reason})"
+            console.print(text, highlight=False, markup=False, soft_wrap=True)
     for text in plan.advice:
         console.print(text, highlight=False, soft_wrap=True)
+
+
+def _table(plan: Plan, is_wide: bool) -> Table:
+    """Lay out a ledger; where it is not wide, the reason of a number stands below it."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("what", no_wrap=True)
+    table.add_column("how much")
+    if is_wide:
+        table.add_column("source", style="dim")
+        table.add_column("why", style="dim")
+    for line in plan.ledger:
+        value = Text(line.value)
+        if is_wide:
+            table.add_row(line.name, value, line.source, Text(line.reason))
+        else:
+            table.add_row(line.name, value.append(f"\n{line.source}: {line.reason}", "dim"))
+    return table
 
 
 def _ram(config: RunConfig) -> int:

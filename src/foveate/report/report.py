@@ -54,6 +54,8 @@ def write_report(run: Run) -> Path:
         "number": _number,
         "percent": _percent,
         "duration": _duration,
+        "size": _size,
+        "change": _change,
         "words": _words,
         "svg": Markup,
     }
@@ -80,6 +82,7 @@ def _content(run: Run) -> dict[str, Any]:
         "unreadable": _unreadable(run),
         "best_split": next((split for split in _JUDGED_ON if split in data["splits"]), "test"),
         "training": _training(history, config.recipe.stopping.monitor),
+        "plan": _plan(run, config, history),
         "judgements": [_judgement(run, outcome) for outcome in outcomes],
         "most_named": figures.MOST_NAMED,
     }
@@ -149,6 +152,22 @@ def _training(history: Sequence[Mapping[str, Any]], monitor: str) -> dict[str, A
         "curves": [(metric, svg) for metric, svg in curves if svg is not None],
         "columns": [name for name in columns if any(name in record for record in history)],
         "epochs": history,
+    }
+
+
+def _plan(
+    run: Run, config: RunConfig, history: Sequence[Mapping[str, Any]]
+) -> dict[str, Any] | None:
+    """Say what was planned and what became of it; None where nothing was planned."""
+    if not run.plan_path.exists():
+        return None
+    plan = run.load_json(run.plan_path)
+    return {
+        "ledger": plan["ledger"],
+        "advice": plan["advice"],
+        "batch_size": plan["batch_size"],
+        "is_halved": config.batch_size < plan["batch_size"],
+        "compared": summary.planned_and_real(plan, run.status(), history),
     }
 
 
@@ -242,13 +261,28 @@ def _percent(share: float) -> str:
     return f"{share * 100:.1f}\u00a0%"
 
 
+def _change(share: float) -> str:
+    """Write by how much more or less something is."""
+    percent = round(share * 100)
+    sign = "+" if percent > 0 else "\u2212" if percent else ""
+    return f"{sign}{abs(percent)}\u00a0%"
+
+
 def _words(name: str) -> str:
     """Write the name of a score as words."""
     return " ".join(_SPELLINGS.get(word, word) for word in name.split("_"))
 
 
+def _size(num_bytes: float) -> str:
+    """Write a size in the unit that a plan would take."""
+    mebibytes = num_bytes / 2**20
+    return f"{mebibytes / 1024:.2f} GiB" if mebibytes >= 1024 else f"{mebibytes:,.0f} MiB"
+
+
 def _duration(seconds: float) -> str:
     """Write seconds as a person would say them."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     if not minutes:
         return f"{rest} s"

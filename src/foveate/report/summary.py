@@ -35,6 +35,28 @@ class ConfusedPair:
     share: float
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """What was planned, and what came.
+
+    Attributes:
+        what: Of what.
+        planned: Bytes or seconds.
+        real: The same; None where it is not known yet.
+        is_memory: Whether it is bytes.
+    """
+
+    what: str
+    planned: float
+    real: float | None
+    is_memory: bool = False
+
+    @property
+    def excess(self) -> float | None:
+        """By which share of the planned the real is more; negative where it is less."""
+        return None if self.real is None else self.real / self.planned - 1
+
+
 def wilson_interval(
     share: NDArray[Any] | float, num_samples: NDArray[Any] | int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -88,6 +110,37 @@ def best_epoch(history: Sequence[Mapping[str, Any]], monitor: str) -> tuple[int,
         return None
     falls = watched.endswith("loss")
     return int(np.nanargmin(values) if falls else np.nanargmax(values)), watched
+
+
+def planned_and_real(
+    plan: Mapping[str, Any], status: Mapping[str, Any], history: Sequence[Mapping[str, Any]]
+) -> list[Comparison]:
+    """Lay what a plan foretold beside what came.
+
+    Args:
+        plan: What ``plan.json`` holds.
+        status: What ``status.json`` holds.
+        history: Records of all epochs; of each stage the median one counts, as its first
+            compiles and one that was resumed is short.
+
+    Returns:
+        Memory, then an epoch of each stage, then the whole time, if it was foretold.
+    """
+    taken: dict[str, list[float]] = {name: [] for name in plan["epoch_seconds"]}
+    for record in history:
+        taken.setdefault(record["stage"], []).append(record["seconds"])
+    epochs = [
+        Comparison(
+            f"an epoch of {name}", seconds, float(np.median(taken[name])) if taken[name] else None
+        )
+        for name, seconds in plan["epoch_seconds"].items()
+    ]
+    memory = Comparison(
+        "memory, peak", plan["peak_bytes"], status.get("peak_memory_bytes"), is_memory=True
+    )
+    total = plan["total_seconds"]
+    whole = status.get("seconds") if status["state"] == "finished" else None
+    return [memory, *epochs, *([Comparison("time, in all", total, whole)] if total else [])]
 
 
 def confused_pairs(

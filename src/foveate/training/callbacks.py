@@ -180,8 +180,8 @@ class TimeKeeper(keras.callbacks.Callback):
         self.seen = 1.0
 
     def get_state(self) -> dict[str, Any]:
-        """Give what is spent of the run and of the stage, as JSON values."""
-        return {"spent": self._time.run.clock.spent, "progress": self._time.progress()}
+        """Give what is spent of the stage, as JSON values."""
+        return {"progress": self._time.progress()}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Go on with the stage; the clock of the run is set where the run goes on."""

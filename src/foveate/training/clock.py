@@ -29,19 +29,23 @@ class Clock:
 
     Args:
         now: Tells the time in seconds, from wherever.
+
+    Attributes:
+        started: What `now` told when the run began. `time.monotonic` tells all processes of a
+            machine the same.
     """
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
-        self._now, self._started = now, now()
+        self._now, self.started = now, now()
 
     @property
     def spent(self) -> float:
         """Seconds of the run so far."""
-        return self._now() - self._started
+        return self._now() - self.started
 
     def add(self, seconds: float) -> None:
         """Count what the run had spent before it was interrupted."""
-        self._started -= seconds
+        self.started -= seconds
 
 
 class Pace:

@@ -14,7 +14,6 @@ from foveate.config.settings import RunConfig
 from foveate.data.loader import BatchLoader
 from foveate.errors import FoveateError
 from foveate.models.build import set_trainable
-from foveate.planning.guard import MemoryGuard
 from foveate.runs import Run
 from foveate.scale import runtime
 from foveate.training.callbacks import BestEpoch, History, LearningRate, TimeKeeper
@@ -26,6 +25,7 @@ from foveate.training.pressure import MemoryWatch
 from foveate.training.progress import ProgressDisplay
 from foveate.training.resume import Checkpoints, Stateful, restore_model, stopping_softly
 from foveate.training.stages import Stage
+from foveate.training.tally import Tally
 from foveate.training.unreadable import UnreadableList
 
 _ENDLESS = 2**31 - 1  # epochs, where the time decides
@@ -42,8 +42,8 @@ class Work:
         model: What is trained.
         stopping: What to watch and how patiently.
         console: Where progress is shown.
+        tally: What the run has taken; its guard watches the memory.
         time: What the run may take; None without `budget.time`.
-        guard: Watches the memory; None where nobody does.
     """
 
     run: Run
@@ -52,8 +52,8 @@ class Work:
     model: keras.Model
     stopping: StoppingConfig
     console: Console
+    tally: Tally
     time: RunTime | None = None
-    guard: MemoryGuard | None = None
 
 
 @dataclass(frozen=True)
@@ -124,14 +124,16 @@ def run_stage(
         is_first = index == 0 and checkpoint is None
         parts["time"] = keeper = TimeKeeper(time, loader, stage.epochs, is_first)
     epochs = stage.epochs or _ENDLESS
-    checkpoints = Checkpoints(config, work.run, model, loader, index, epochs, first_epoch, parts)
+    checkpoints = Checkpoints(
+        config, work.run, model, loader, index, epochs, first_epoch, parts, work.tally
+    )
     if checkpoint is not None:
         checkpoints.restore(checkpoint)
     display = ProgressDisplay(console, stage.name, stage.epochs, loader, time)
     left_out = UnreadableList(work.run, console, feed.loaders)
     history = History(work.run, stage.name, loader, keeper)
-    watch = work.guard and MemoryWatch(
-        work.guard, loader, checkpoints, config.gradient_accumulation_steps, console
+    watch = MemoryWatch(
+        work.tally.guard, loader, checkpoints, config.gradient_accumulation_steps, console
     )
     callbacks = [rate, best, keeper, history, display, left_out, watch, checkpoints]
     with (

@@ -59,8 +59,11 @@ class MemoryWatch(keras.callbacks.Callback):
         limit = size_text(self._guard.limit_bytes)
         if self._loader.shrink_queue():
             self._console.print(f"Memory is near its limit of {limit}: the queue shrinks.")
-        elif (self._checkpoints.position + 1) % self._cycle == 0:
+        elif not self._checkpoints.stop_with and self._is_end_of_step():
             self._checkpoints.stop_with = TooLargeError(f"its memory limit of {limit}")
+
+    def _is_end_of_step(self) -> bool:
+        return (self._checkpoints.position + 1) % self._cycle == 0
 
 
 @contextmanager

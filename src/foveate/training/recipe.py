@@ -12,12 +12,10 @@ from typing import Any
 import keras
 from rich.console import Console
 
-from foveate.config.recipe import StoppingConfig
 from foveate.config.settings import RunConfig
 from foveate.data.loader import BatchLoader
 from foveate.data.manifest import Manifest
-from foveate.errors import ConfigError, FoveateError, RunError, nearest
-from foveate.models.build import build_model
+from foveate.errors import FoveateError, RunError
 from foveate.models.bundle import Bundle, save_bundle
 from foveate.planning.plan import Plan
 from foveate.runs import Run, next_folder
@@ -30,14 +28,13 @@ from foveate.training.checkpoint import (
     load_checkpoint,
     load_weights,
 )
-from foveate.training.clock import Clock, Pace, RunTime
+from foveate.training.clock import Clock
 from foveate.training.feeding import feeding
 from foveate.training.fitting import Feed, Work, run_stage
 from foveate.training.memory import within_memory
-from foveate.training.prepare import Prepared, prepare
-from foveate.training.progress import announce, counting
+from foveate.training.prepare import Prepared
+from foveate.training.setup import set_up
 from foveate.training.stages import plan_stages
-from foveate.training.views import settle_views
 
 
 def train(
@@ -47,6 +44,7 @@ def train(
     console: Console | None = None,
     plan: Plan | None = None,
     clock: Clock | None = None,
+    restarts: bool = False,
 ) -> Run:
     """Train a model on data and leave a run folder.
 
@@ -58,10 +56,13 @@ def train(
         plan: What `foveate.planning.planner` chose for this data and these settings.
         clock: Counts the time against `budget.time`; it starts now when None. Some of that time
             is left at the end, to judge and to report.
+        restarts: Whether the caller takes care that a fresh process goes on where memory runs
+            short, which frees what a backend keeps of larger batches. Otherwise this one does.
 
     Returns:
         The finished run. After Ctrl-C it has status ``interrupted`` and the best model so far;
-        `resume` goes on with it.
+        `resume` goes on with it. With status ``restarting``, `resume` is to be called by what
+        this process becomes, or by a child that it waits for.
 
     Raises:
         ConfigError: Settings contradict each other or the data.
@@ -80,18 +81,23 @@ def train(
     run.require_unused()
     runtime.prepare(config.runtime.backend)
     plan_stages(config)
-    work = _set_up(run, data, config, console, clock)
+    work = set_up(run, data, config, console, clock)
     if work.time is not None:
         work.time.require_enough()
     Run.create(run.folder, work.config)
-    with _leaving_nothing_half_done(run):
+    with _leaving_nothing_half_done(work):
         work.prepared.manifest.save(run.manifest_path)
         if plan is not None:
             run.save_json(run.plan_path, plan.to_dict())
-        return _carry_out(work, None)
+        return _carry_out(work, None, restarts)
 
 
-def resume(out: str | Path, console: Console | None = None, clock: Clock | None = None) -> Run:
+def resume(
+    out: str | Path,
+    console: Console | None = None,
+    clock: Clock | None = None,
+    restarts: bool = False,
+) -> Run:
     """Go on with a run that was interrupted, killed, or failed, from its last checkpoint.
 
     On the CPU with TensorFlow it ends with the very weights of a run that was never stopped;
@@ -101,6 +107,7 @@ def resume(out: str | Path, console: Console | None = None, clock: Clock | None 
         out: The run folder.
         console: Where progress is shown; nowhere when None.
         clock: As for `train`.
+        restarts: As for `train`.
 
     Returns:
         The finished run, or again an interrupted one, see `train`.
@@ -117,59 +124,35 @@ def resume(out: str | Path, console: Console | None = None, clock: Clock | None 
     config = run.config()
     runtime.prepare(run.backend)
     checkpoint = load_checkpoint(run.checkpoints)
-    if checkpoint is None:
+    if checkpoint is None and not run.is_handed_over():  # else its first batch did not fit
         raise RunError(
             f"The run {str(run.folder)!r} must have a checkpoint to go on from, but got none: "
             "it was stopped before its first. Delete the folder and start anew."
         )
-    work = _set_up(run, Manifest.load(run.manifest_path), config, console, clock, checkpoint)
-    run.cut_history(checkpoint.state["num_epochs"])
-    with _leaving_nothing_half_done(run):
-        return _carry_out(work, checkpoint)
+    work = set_up(run, Manifest.load(run.manifest_path), config, console, clock, checkpoint)
+    work.tally.add(_taken_before(run, clock, checkpoint))
+    run.cut_history(checkpoint.state["num_epochs"] if checkpoint else 0)
+    with _leaving_nothing_half_done(work):
+        return _carry_out(work, checkpoint, restarts)
 
 
-def _set_up(
-    run: Run,
-    data: Any,
-    config: RunConfig,
-    console: Console,
-    clock: Clock,
-    checkpoint: Checkpoint | None = None,
-) -> Work:
-    with counting(console, "reading masks") as report:
-        prepared = prepare(data, config, report)
-    announce(console, prepared, config)
-    keras.utils.set_random_seed(config.seed)
-    with runtime.dtype_policy(config.recipe.precision):
-        model = build_model(config.model, prepared.model_inputs, prepared.task, config.seed)
-    config = settle_views(config, prepared, model)
-    time = _time(config, prepared, clock, checkpoint)
-    return Work(run, config, prepared, model, _stopping(config, prepared), console, time)
+def _taken_before(run: Run, clock: Clock, checkpoint: Checkpoint | None) -> dict[str, Any]:
+    """What the run had taken at its checkpoint, or until it was handed over to this process."""
+    if checkpoint is not None and not run.is_handed_over():
+        return dict(checkpoint.state["tally"])
+    status = run.status()
+    return {**status, "seconds": clock.started - status["began"]}
 
 
-def _time(
-    config: RunConfig, prepared: Prepared, clock: Clock, checkpoint: Checkpoint | None
-) -> RunTime | None:
-    """What the run may take; samples of the test split, or those in its place, are judged."""
-    if config.budget.time is None:
-        return None
-    validated, test = (
-        prepared.manifest.split(name).num_samples for name in ("validation", "test")
-    )
-    if checkpoint is not None:
-        clock.add(checkpoint.state["parts"]["time"]["spent"])
-    pace = Pace(config.batch_size, validated)
-    return RunTime(config.budget.time, clock, pace, test or validated, checkpoint is not None)
-
-
-def _carry_out(work: Work, checkpoint: Checkpoint | None) -> Run:
+def _carry_out(work: Work, checkpoint: Checkpoint | None, restarts: bool) -> Run:
     """Run the stages, keep the best model, say how it ended."""
     run, model = work.run, work.model
     backend = keras.backend.backend()
     run.set_status("running", pid=os.getpid(), backend=backend)
-    finished = True
+    state = "finished"
     try:
-        peak = within_memory(work, checkpoint, run_stages)
+        if not within_memory(work, checkpoint, run_stages, restarts):
+            state = "restarting"
     except KeyboardInterrupt:
         if has_checkpoint(run.checkpoints):
             note = f"to go on: foveate train --resume {shlex.quote(str(run.folder))}"
@@ -178,17 +161,18 @@ def _carry_out(work: Work, checkpoint: Checkpoint | None) -> Run:
         else:
             raise
         work.console.print(f"Interrupted; {note}", highlight=False, soft_wrap=True)
-        finished = False
+        state = "interrupted"
     finally:
         # Also after an error: what was learned until then is worth keeping.
-        if run.best_weights.exists():
+        if state != "restarting" and run.best_weights.exists():
             load_weights(model, run.best_weights)
             save_bundle(run.model_folder, Bundle(model, describe(work.prepared, work.config)))
-    if finished:
-        run.set_status("finished", peak_memory_bytes=peak)
+    taken = {"backend": backend, **work.tally.to_dict()}
+    if state == "restarting":
+        taken |= {"pid": os.getpid(), "began": work.tally.clock.started}
+    run.set_status(state, **taken)
+    if state == "finished":
         drop_checkpoints(run.checkpoints)
-    else:
-        run.set_status("interrupted", backend=backend)
     return run
 
 
@@ -236,31 +220,15 @@ def describe(prepared: Prepared, config: RunConfig) -> dict[str, Any]:
     }
 
 
-def _stopping(config: RunConfig, prepared: Prepared) -> StoppingConfig:
-    """Check what is watched; without a validation split the training loss stands in."""
-    stopping = config.recipe.stopping
-    measured = ["loss"]
-    measured += [getattr(m, "name", None) or m.__name__ for m in prepared.task.metrics()]
-    if prepared.manifest.split("validation").num_samples:
-        measured += [f"val_{name}" for name in measured]
-    elif stopping.monitor == "val_loss":
-        return stopping.model_copy(update={"monitor": "loss"})
-    if stopping.monitor not in measured:
-        raise ConfigError(
-            f"recipe.stopping.monitor must be one of {measured}, but got {stopping.monitor!r}."
-            f"{nearest(stopping.monitor, measured)}"
-        )
-    return stopping
-
-
 def _validation_loader(prepared: Prepared, config: RunConfig) -> BatchLoader | None:
     rows = prepared.manifest.split("validation")
     return prepared.loader("validation", config) if rows.num_samples else None
 
 
 @contextlib.contextmanager
-def _leaving_nothing_half_done(run: Run) -> Iterator[None]:
+def _leaving_nothing_half_done(work: Work) -> Iterator[None]:
     """Record why a run failed; without an epoch or a checkpoint there is nothing to keep."""
+    run = work.run
     try:
         yield
     except (Exception, KeyboardInterrupt) as error:
@@ -268,7 +236,8 @@ def _leaving_nothing_half_done(run: Run) -> Iterator[None]:
             run.discard()
         else:
             reason = str(error) if isinstance(error, FoveateError) else repr(error)
-            run.set_status("failed", reason=reason, backend=keras.backend.backend())
+            backend = keras.backend.backend()
+            run.set_status("failed", reason=reason, backend=backend, **work.tally.to_dict())
         raise
 
 

@@ -17,6 +17,7 @@ from foveate.config.settings import RunConfig
 from foveate.data.loader import BatchLoader
 from foveate.runs import Run
 from foveate.training.checkpoint import Checkpoint, save_checkpoint
+from foveate.training.tally import Tally
 
 
 class Stateful(Protocol):
@@ -45,6 +46,7 @@ class Checkpoints(keras.callbacks.Callback):
         epochs: Number of its epochs, at most.
         first_epoch: Epoch of the stage that comes next, from 0.
         parts: The callbacks whose state is kept, by name.
+        tally: What the run has taken so far.
 
     Attributes:
         position: Batches since the beginning of the run; a cut epoch counts as a whole one.
@@ -61,9 +63,11 @@ class Checkpoints(keras.callbacks.Callback):
         epochs: int,
         first_epoch: int,
         parts: Mapping[str, Stateful],
+        tally: Tally,
     ) -> None:
         super().__init__()
-        self._run, self._whole, self._loader, self._parts = run, model, loader, parts
+        self._run, self._whole, self._loader = run, model, loader
+        self._parts, self._tally = parts, tally
         self._stage, self._epochs = stage, epochs
         self._seconds = config.checkpoint.every
         steps = config.checkpoint.every_steps
@@ -119,6 +123,7 @@ class Checkpoints(keras.callbacks.Callback):
             "batch_size": self._loader.batch_size,
             "num_epochs": len(self._run.history()),
             "parts": {name: part.get_state() for name, part in self._parts.items()},
+            "tally": self._tally.to_dict(),
         }
         save_checkpoint(self._run.checkpoints, self.position, state, self._whole, self.model)
         self._saved_at, self._unsaved = time.monotonic(), 0

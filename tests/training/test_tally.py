@@ -1,0 +1,28 @@
+"""What a run takes is counted over all its processes."""
+
+from foveate.planning.guard import MemoryGuard, tree_bytes
+from foveate.training.clock import Clock
+from foveate.training.tally import Tally
+
+
+def tally(moments: list[float]) -> Tally:
+    """A tally whose clock tells these moments, one a question."""
+    return Tally(Clock(iter(moments).__next__), MemoryGuard(2**40))
+
+
+def test_time_adds_up_and_of_memory_the_most_counts() -> None:
+    ours = tally([100.0, 130.0, 135.0])
+    with ours.guard:
+        pass
+    before = ours.to_dict()
+    assert before["seconds"] == 30.0
+    assert 0 < before["peak_memory_bytes"] < 2 * tree_bytes()
+    ours.add({"seconds": 60.0, "peak_memory_bytes": 2**39})
+    assert ours.to_dict() == {"seconds": 95.0, "peak_memory_bytes": 2**39}
+
+
+def test_less_memory_than_now_changes_nothing() -> None:
+    ours = tally([0.0, 1.0])
+    ours.guard.peak_bytes = 20
+    ours.add({"seconds": 0.0, "peak_memory_bytes": 10})
+    assert ours.to_dict()["peak_memory_bytes"] == 20
