@@ -54,10 +54,11 @@ def train(
     config: RunConfig | None = None,
     out: str | Path | None = None,
     progress: bool = True,
+    plan: Plan | str | Path | None = None,
 ) -> Run:
     """Train a model on data and leave a run folder; see `foveate.training.recipe.train`.
 
-    With `progress` the console shows how it goes.
+    With `progress` the console shows how it goes. A `plan`, or the file of one, is followed.
     """
     from rich.console import Console
 
@@ -68,7 +69,8 @@ def train(
 
     clock, config = Clock(), config or RunConfig()
     console = Console(quiet=not progress)
-    source, plan = planner.hold_to_budget(data, config, console)
+    source, plan = planner.hold_to_budget(data, config, console, plan)
+    config = config if plan is None else plan.apply(config)
     runtime.prepare(config.runtime.backend)
     from foveate.training import recipe
 

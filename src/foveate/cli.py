@@ -72,6 +72,7 @@ def train(
     *tokens: Tokens,
     out: Path | None = None,
     config: Path | None = None,
+    plan: Path | None = None,
     resume: Path | None = None,
 ) -> int | Path:
     """Train on DATA (a folder, a CSV or a Parquet file), judge on its test split, and report.
@@ -82,6 +83,9 @@ def train(
         The run folder, new or empty; `runs/DATA-1` and so on when not given.
     config
         A TOML file of settings; flags win over it.
+    plan
+        A plan to follow: what `foveate plan --out` wrote, or plan.json of another run, perhaps
+        edited.
     resume
         An unfinished run folder to go on with, instead of DATA; it keeps its settings.
     """
@@ -89,28 +93,32 @@ def train(
 
     words, settings = split_tokens(tokens)
     if resume is not None:
-        if words or settings or out or config:
+        if words or settings or out or config or plan:
             raise ConfigError(
                 "--resume takes the run folder alone: data and settings are those of the run."
             )
         return resume_and_judge(resume)
     data = _one(words, "train", "DATA: a folder, a CSV or a Parquet file")
-    return train_and_judge(data, load_config(config, settings), out)
+    return train_and_judge(data, load_config(config, settings), out, plan)
 
 
 @app.command(help_epilogue=_SETTINGS_HELP, usage="Usage: foveate plan DATA [OPTIONS] [SETTINGS]")
-def plan(*tokens: Tokens, config: Path | None = None) -> None:
+def plan(*tokens: Tokens, out: Path | None = None, config: Path | None = None) -> None:
     """Say what training on DATA would take, and what fits into a budget; measured, not guessed.
 
     A run that states budget.ram or budget.gpu_memory is planned like this before it starts.
 
     Parameters
     ----------
+    out
+        The JSON file to write the plan to, for `foveate train --plan`.
     config
         A TOML file of settings; flags win over it.
     """
     words, settled = _read(tokens, config)
-    plan_data(_one(words, "plan", "DATA: what train would get"), settled, console)
+    plan_data(_one(words, "plan", "DATA: what train would get"), settled, out, console)
+    if out is not None:
+        say(f"Written: {out}. Follow it: foveate train {shlex.quote(words[0])} --plan {out}")
 
 
 @app.command

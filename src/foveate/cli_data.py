@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import shlex
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress
 
 
-def plan_data(data: str, config: Any, console: Console) -> None:
-    """Measure what a run would take, and show its plan."""
+def plan_data(data: str, config: Any, out: Path | None, console: Console) -> None:
+    """Measure what a run would take; show its plan, and write it to a file."""
+    from foveate.disk import write_atomically
     from foveate.planning import planner
 
     with console.status("measuring"):
         _, found = planner.make_plan(data, config)
     planner.show(found, console)
+    if out is not None:
+        write_atomically(out, json.dumps(found.to_dict(), indent=2))
 
 
 def profile_data(data: str, config: Any, with_model: bool, console: Console) -> None:

@@ -17,8 +17,10 @@ def say(text: str) -> None:
     console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def train_and_judge(data: str, config: Any, out: Path | None) -> int | Path:
-    """Plan, train, judge and report; what `train` and `quickstart` share.
+def train_and_judge(
+    data: str, config: Any, out: Path | None, given: Path | None = None
+) -> int | Path:
+    """Plan or take the given plan, train, judge and report; for `train` and `quickstart`.
 
     Returns:
         The exit code, or the run folder where a fresh process is to go on, as `foveate.cli.run`.
@@ -32,7 +34,8 @@ def train_and_judge(data: str, config: Any, out: Path | None) -> int | Path:
 
     if out is not None:
         Run(out).require_unused()  # before anything takes long
-    source, plan = planner.hold_to_budget(data, config, console)
+    source, plan = planner.hold_to_budget(data, config, console, given)
+    config = config if plan is None else plan.apply(config)
     runtime.prepare(config.runtime.backend)
     from foveate.training.recipe import train as train_run
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 from foveate.config.settings import RunConfig
 from foveate.errors import BudgetError, ConfigError
 from foveate.planning.fingerprint import Fingerprint
 from foveate.planning.measure import Measurement, Try
+from foveate.planning.plan import Plan
+from foveate.planning.planner import hold_to_budget
 from foveate.planning.reckon import batch_seconds, peak_bytes
 from foveate.planning.settle import settle
 
@@ -55,6 +60,61 @@ def config(**sections: Any) -> RunConfig:
 
 
 USUAL = measured(tried(1), tried(4), tried(32))
+
+
+class TestFile:
+    """A plan is written, edited, given back; what does not fit to it is refused."""
+
+    @pytest.fixture
+    def file(self, tmp_path: Path) -> Path:
+        plan = settle(config(), FOUND, USUAL, 3000 * MIB)
+        (tmp_path / "plan.json").write_text(json.dumps(plan.to_dict()))
+        return tmp_path / "plan.json"
+
+    def edited(self, file: Path, **changes: Any) -> Path:
+        file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+        return file
+
+    def test_it_comes_back_as_it_was(self, file: Path) -> None:
+        assert Plan.load(file) == settle(config(), FOUND, USUAL, 3000 * MIB)
+
+    def test_an_edited_number_counts(self, file: Path) -> None:
+        changes = {"batch_size": 6, "gradient_accumulation_steps": 3, "image_size": [96, 128]}
+        settled = Plan.load(self.edited(file, **changes)).apply(config())
+        assert (settled.batch_size, settled.effective_batch_size) == (6, 18)
+        assert settled.data.image_size == (96, 128)
+        assert RunConfig.model_validate(settled.model_dump()) == settled
+
+    @pytest.mark.parametrize(
+        ("stated", "named"),
+        [
+            ({"data": {"batch_size": 5}}, r"data\.batch_size must be as in the plan"),
+            ({"recipe": {"effective_batch_size": 64}}, r"recipe\.effective_batch_size"),
+            ({"recipe": {"precision": "mixed_bfloat16"}}, r"recipe\.precision"),
+            ({"runtime": {"backend": "jax"}}, r"'tensorflow', but got 'jax'"),
+        ],
+    )
+    def test_a_setting_that_says_otherwise(
+        self, file: Path, stated: dict[str, Any], named: str
+    ) -> None:
+        with pytest.raises(ConfigError, match=named):
+            Plan.load(file).apply(config(**stated))
+
+    def test_all_that_is_wrong_is_told(self, file: Path, tmp_path: Path) -> None:
+        self.edited(file, batch_size=0, precision="float31", colour="red")
+        with pytest.raises(ConfigError, match=r"plan\.json must be a plan") as caught:
+            Plan.load(file)
+        for name in ("batch_size", "precision", "colour"):
+            assert f"{name}: " in str(caught.value)
+        with pytest.raises(ConfigError, match="No such file"):
+            Plan.load(tmp_path / "none.json")
+
+    def test_a_plan_beyond_the_budget(self, file: Path) -> None:
+        stated = config(budget={"ram": "1GiB"})
+        with pytest.raises(BudgetError, match=r"budget\.ram must be at least what the plan takes"):
+            hold_to_budget("data", stated, Console(quiet=True), file)
+        enough = config(budget={"ram": "4GiB"})
+        assert hold_to_budget("data", enough, Console(quiet=True), file)[1] == Plan.load(file)
 
 
 class TestSettle:

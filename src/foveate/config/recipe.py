@@ -8,6 +8,8 @@ from pydantic import Field, PositiveInt
 
 from foveate.config.section import NamedSection, Section, Share
 
+Precision = Literal["float32", "mixed_bfloat16", "mixed_float16"]
+
 
 class OptimizerConfig(NamedSection):
     """The update rule."""
@@ -86,7 +88,7 @@ class RecipeConfig(Section):
     effective_batch_size: PositiveInt | None = None
     """Samples of one step: data.batch_size times gradient_accumulation_steps; 32 when none of
     the three is set."""
-    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
+    precision: Precision = "float32"
     """Arithmetic of the layers; logits and loss are float32 under any."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """Update rule; a bare string is its name."""

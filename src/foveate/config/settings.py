@@ -15,6 +15,7 @@ from foveate.config.augmentation import AugmentConfig
 from foveate.config.recipe import RecipeConfig
 from foveate.config.section import Seconds, Section, Share
 
+Backend = Literal["tensorflow", "jax", "torch"]
 _BATCH_SIZE = 32  # of a step, unless something is said
 Level = Annotated[int, Field(ge=0, le=255)]
 
@@ -186,7 +187,7 @@ class BudgetConfig(Section):
 class RuntimeConfig(Section):
     """What computes."""
 
-    backend: Literal["auto", "tensorflow", "jax", "torch"] = "auto"
+    backend: Literal["auto"] | Backend = "auto"
     """Keras backend; `auto` takes KERAS_BACKEND, else the first installed of the three."""
 
 

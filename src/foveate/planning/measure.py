@@ -15,7 +15,7 @@ from typing import Any
 
 from foveate import machine
 from foveate.config.files import to_toml
-from foveate.config.settings import RunConfig
+from foveate.config.settings import Backend, RunConfig
 from foveate.data.listings import cache_folder
 from foveate.data.manifest import Manifest
 from foveate.disk import write_atomically
@@ -86,7 +86,7 @@ class Measurement:
         feature_bytes: Size of these features.
     """
 
-    backend: str
+    backend: Backend
     devices: list[str]
     image_size: tuple[int, int]
     stages: list[tuple[str, int | None]]

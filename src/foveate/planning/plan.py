@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
-from pydantic import ByteSize
+from pydantic import (
+    ByteSize,
+    ConfigDict,
+    NonNegativeInt,
+    PositiveInt,
+    TypeAdapter,
+    ValidationError,
+)
 
-from foveate.config.settings import RunConfig
+from foveate.config.recipe import Precision
+from foveate.config.section import Section
+from foveate.config.settings import Backend, RunConfig
+from foveate.errors import ConfigError
 
 _MIB, _GIB = 1024**2, 1024**3
 
@@ -52,20 +64,44 @@ class Plan:
         advice: What would change with more, or is worth knowing.
     """
 
-    batch_size: int
-    gradient_accumulation_steps: int
-    image_size: tuple[int, int]
-    backend: str
-    precision: str
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    batch_size: PositiveInt
+    gradient_accumulation_steps: PositiveInt
+    image_size: tuple[PositiveInt, PositiveInt]
+    backend: Backend
+    precision: Precision
     peak_bytes: int
     epoch_seconds: dict[str, float]
     total_seconds: float | None
     error: float
-    queue_bytes: int
-    frozen_views: int
+    queue_bytes: PositiveInt
+    frozen_views: NonNegativeInt
     bottleneck: Literal["loading", "model"]
     ledger: list[Line]
     advice: list[str]
+
+    @classmethod
+    def load(cls, path: str | Path) -> Plan:
+        """Read a ``plan.json``, perhaps edited.
+
+        Raises:
+            ConfigError: It is no plan; all problems are told at once.
+        """
+        try:
+            return TypeAdapter(cls).validate_json(Path(path).read_bytes())
+        except OSError as error:
+            raise ConfigError(f"{path} must be a plan, but got: {error.strerror}.") from None
+        except ValidationError as error:
+            problems = [
+                f"  {'.'.join(map(str, one['loc'])) or 'the file'}: {one['msg']}, "
+                f"but got {str(one['input'])[:60]!r}."
+                for one in error.errors(include_url=False)
+            ]
+            raise ConfigError(
+                f"{path} must be a plan as foveate plan --out writes it, but got:\n"
+                + "\n".join(problems)
+            ) from None
 
     def apply(self, config: RunConfig) -> RunConfig:
         """Put what was chosen into settings.
@@ -75,20 +111,42 @@ class Plan:
 
         Returns:
             Settings in which nothing that the plan decides is left open.
+
+        Raises:
+            ConfigError: A setting is stated otherwise.
         """
-        data = config.data.model_copy(update={"batch_size": self.batch_size})
-        chosen = {
-            "gradient_accumulation_steps": self.gradient_accumulation_steps,
-            "effective_batch_size": None,
-            "frozen_views": self.frozen_views,
+        chosen: dict[str, dict[str, Any]] = {
+            "data": {"batch_size": self.batch_size, "image_size": self.image_size},
+            "recipe": {
+                "gradient_accumulation_steps": self.gradient_accumulation_steps,
+                "effective_batch_size": self.batch_size * self.gradient_accumulation_steps,
+                "frozen_views": self.frozen_views,
+                "precision": self.precision,
+            },
+            "runtime": {"backend": self.backend},
         }
-        recipe = config.recipe.model_copy(update=chosen)
-        loader = config.loader.model_copy(update={"queue": ByteSize(self.queue_bytes)})
-        return config.model_copy(update={"data": data, "recipe": recipe, "loader": loader})
+        for section, values in chosen.items():
+            _require_agreement(section, getattr(config, section), values)
+        chosen["loader"] = {"queue": ByteSize(self.queue_bytes)}  # less than stated, perhaps
+        sections = {
+            name: getattr(config, name).model_copy(update=values)
+            for name, values in chosen.items()
+        }
+        return config.model_copy(update=sections)
 
     def to_dict(self) -> dict[str, Any]:
         """Give it as JSON values."""
         return asdict(self)
+
+
+def _require_agreement(name: str, section: Section, values: Mapping[str, Any]) -> None:
+    for field, value in values.items():
+        stated = getattr(section, field)
+        if field in section.model_fields_set and stated not in (None, "auto", value):
+            raise ConfigError(
+                f"{name}.{field} must be as in the plan, {value!r}, but got {stated!r}. Leave it "
+                "out, edit the plan, or plan anew."
+            )
 
 
 def size_text(num_bytes: float) -> str:

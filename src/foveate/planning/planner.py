@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -51,7 +52,9 @@ def make_plan(data: Any, config: RunConfig) -> tuple[Manifest, Plan]:
     return manifest, settle(config, found, measured, ram)
 
 
-def hold_to_budget(data: Any, config: RunConfig, console: Console) -> tuple[Any, Plan | None]:
+def hold_to_budget(
+    data: Any, config: RunConfig, console: Console, given: Plan | str | Path | None = None
+) -> tuple[Any, Plan | None]:
     """Keep this process to its processors; plan a run that states how much memory it may take.
 
     Call it before Keras is imported.
@@ -60,17 +63,34 @@ def hold_to_budget(data: Any, config: RunConfig, console: Console) -> tuple[Any,
         data: As for `make_plan`.
         config: As for `make_plan`.
         console: Where the plan is shown.
+        given: A plan to follow, or the file of one.
 
     Returns:
         The data, perhaps read already, and the plan, if there is one.
+
+    Raises:
+        BudgetError: The given plan takes more memory than is stated.
+        FoveateError: As for `make_plan`, and `Plan.load`.
     """
     keep_to_processors(config)
+    if given is not None:
+        return data, _within(config, given if isinstance(given, Plan) else Plan.load(given))
     if config.budget.ram is None and config.budget.gpu_memory is None:
         return data, None
     with console.status("measuring what fits"):
         manifest, plan = make_plan(data, config)
     show(plan, console)
     return manifest, plan
+
+
+def _within(config: RunConfig, plan: Plan) -> Plan:
+    ram = config.budget.ram
+    if ram is not None and plan.peak_bytes > ram:
+        raise BudgetError(
+            f"budget.ram must be at least what the plan takes, {size_text(plan.peak_bytes)}, but "
+            f"got {size_text(ram)}. Plan anew for this budget."
+        )
+    return plan
 
 
 def keep_to_processors(config: RunConfig) -> None:
