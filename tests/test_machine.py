@@ -130,3 +130,14 @@ def test_a_system_that_cannot_do_it(monkeypatch: pytest.MonkeyPatch) -> None:
     machine.limit_cpus(2)
     with pytest.raises(ConfigError, match=r"budget\.cpus needs a system"):
         machine.limit_cpus(1)
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [("fpu sse avx512_bf16", True), ("fpu sse avx512f", False), (None, False)],
+)
+def test_bfloat16_as_the_system_tells(flags: str | None, expected: bool, tmp_path: Path) -> None:
+    if flags is not None:
+        (tmp_path / "proc").mkdir()
+        (tmp_path / "proc/cpuinfo").write_text(f"processor : 0\nflags\t\t: {flags}\n\n")
+    assert machine.has_bfloat16(tmp_path) is expected

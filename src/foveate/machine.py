@@ -75,6 +75,20 @@ def limit_cpus(count: int) -> None:
         )
 
 
+def has_bfloat16(root: Path = Path("/")) -> bool:
+    """Say whether the processors compute in bfloat16 themselves, as far as the system tells.
+
+    Args:
+        root: Where the system's files are.
+    """
+    try:
+        told = (root / "proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    flags = next((line.split() for line in told.splitlines() if line.startswith("flags")), [])
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags)
+
+
 def _processors() -> list[int]:
     """List the processors that this process may run on."""
     if hasattr(psutil.Process, "cpu_affinity"):

@@ -62,6 +62,39 @@ def config(**sections: Any) -> RunConfig:
 USUAL = measured(tried(1), tried(4), tried(32))
 
 
+class TestPrecision:
+    """Another precision is taken where it was measured to be faster, and only there."""
+
+    @pytest.mark.parametrize(("share", "chosen"), [(0.7, "mixed_bfloat16"), (0.97, "float32")])
+    def test_the_faster_one(self, share: float, chosen: str) -> None:
+        base = USUAL.tries[1]
+        other = replace(
+            base,
+            precision="mixed_bfloat16",
+            stage_seconds={
+                name: [share * second for second in seconds]
+                for name, seconds in base.stage_seconds.items()
+            },
+        )
+        plan = settle(config(), FOUND, replace(USUAL, others=[other]), 3000 * MIB)
+        usual = settle(config(), FOUND, USUAL, 3000 * MIB)
+        assert plan.precision == chosen
+        assert plan.apply(config()).recipe.precision == chosen
+        assert plan.peak_bytes == usual.peak_bytes
+        spent, without = plan.epoch_seconds["fine_tune"], usual.epoch_seconds["fine_tune"]
+        judging = 100 * base.validation_seconds
+        expected = share if chosen == "mixed_bfloat16" else 1.0
+        assert spent - judging == pytest.approx(expected * (without - judging))
+        (line,) = (line for line in plan.ledger if line.name == "precision")
+        assert f"{1 / share:.2f} times as fast" in line.reason
+
+    def test_a_stated_one_is_kept(self) -> None:
+        stated = config(recipe={"precision": "mixed_float16"})
+        tries = [replace(one, precision="mixed_float16") for one in USUAL.tries]
+        plan = settle(stated, FOUND, replace(USUAL, tries=tries), 3000 * MIB)
+        assert plan.precision == "mixed_float16"
+
+
 class TestFile:
     """A plan is written, edited, given back; what does not fit to it is refused."""
 

@@ -9,12 +9,13 @@ import platform
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from foveate import machine
 from foveate.config.files import to_toml
+from foveate.config.recipe import Precision
 from foveate.config.settings import Backend, RunConfig
 from foveate.data.listings import cache_folder
 from foveate.data.manifest import Manifest
@@ -56,6 +57,7 @@ class Try:
         wait_shares: Share of the time that was spent waiting for data, by stage.
         validation_seconds: Seconds that judging a sample takes.
         forward_seconds: Seconds that computing the features of a sample takes; 0 where none are.
+        precision: Arithmetic of the layers.
     """
 
     batch_size: int
@@ -65,6 +67,7 @@ class Try:
     wait_shares: dict[str, float]
     validation_seconds: float
     forward_seconds: float = 0.0
+    precision: Precision = "float32"
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,8 @@ class Measurement:
         rows: Samples by split.
         weight_bytes: Size of the model's weights.
         tries: In ascending order of batch size, at least one.
+        others: At a batch size of these, in another precision; in the process of the others, so
+            that only their times count.
         limit: Bytes of memory at which larger batches were not tried any more.
         frozen_views: Views of each training image whose features are computed once.
         feature_bytes: Size of these features.
@@ -98,13 +103,16 @@ class Measurement:
     limit: int
     frozen_views: int = 0
     feature_bytes: int = 0
+    others: list[Try] = field(default_factory=list)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Measurement:
         """Make one from what `dataclasses.asdict` gave, perhaps through JSON."""
         tries = [Try(**values_of_one) for values_of_one in values["tries"]]
+        others = [Try(**values_of_one) for values_of_one in values.get("others", [])]
         size, stages = tuple(values["image_size"]), [tuple(stage) for stage in values["stages"]]
-        return cls(**{**values, "tries": tries, "image_size": size, "stages": stages})
+        values = {**values, "tries": tries, "others": others}
+        return cls(**{**values, "image_size": size, "stages": stages})
 
 
 def measure(manifest: Manifest, config: RunConfig, limit: int) -> Measurement:
@@ -190,7 +198,9 @@ def _try_out(manifest: Manifest, config: RunConfig, sizes: list[int], limit: int
             f"{outcome.returncode}: {outcome.stderr.strip()[-2000:] or 'no message'}."
         )
     about, *tries = map(json.loads, lines)
-    return Measurement.from_dict({**about, "tries": tries, "limit": limit})
+    others = [one for one in tries if one["precision"] != tries[0]["precision"]]
+    tries = [one for one in tries if one not in others]
+    return Measurement.from_dict({**about, "tries": tries, "others": others, "limit": limit})
 
 
 def _mistake(text: str) -> FoveateError:

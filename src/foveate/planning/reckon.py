@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import median, quantiles
 from typing import Any
 
@@ -10,6 +11,7 @@ from foveate.planning.measure import Measurement, Try
 
 KEPT_FREE = 0.12
 """Share of the memory that is not planned for: a long run grows a little beyond a short trial."""
+_WORTH_IT = 1.1  # times as fast; less is noise
 LOADING_LIMITS = 0.2
 """Share of the time spent waiting above which loading is the bottleneck."""
 
@@ -49,6 +51,55 @@ def epoch_seconds(measured: Measurement, batch_size: int, repeat: int) -> dict[s
         rows = measured.rows
         seconds[name] = rows["train"] * repeat * sample + rows["validation"] * judged
     return seconds
+
+
+def in_fastest_precision(measured: Measurement) -> Measurement:
+    """Take the precision that was measured to be the fastest, if that is no matter of noise.
+
+    Returns:
+        Measurements as they would be in it. Of memory it is taken to need as much as float32:
+        what was tried second started from what the first had left.
+    """
+    for other in measured.others:
+        base = next(one for one in measured.tries if one.batch_size == other.batch_size)
+        if _speedup(base, other) > _WORTH_IT:
+            tries = [_scaled(one, base, other) for one in measured.tries]
+            return replace(measured, tries=tries)
+    return measured
+
+
+def precision_gain(measured: Measurement) -> float | None:
+    """Say how many times as fast another precision trains; None where none was tried."""
+    for other in measured.others:
+        base = next(one for one in measured.tries if one.batch_size == other.batch_size)
+        return _speedup(base, other)
+    return None
+
+
+def _speedup(base: Try, other: Try) -> float:
+    """Of the stage that takes longest."""
+    return max(map(median, base.stage_seconds.values())) / max(
+        map(median, other.stage_seconds.values())
+    )
+
+
+def _scaled(one: Try, base: Try, other: Try) -> Try:
+    factors = {
+        name: median(other.stage_seconds[name]) / median(seconds)
+        for name, seconds in base.stage_seconds.items()
+    }
+    judging = other.validation_seconds / base.validation_seconds if base.validation_seconds else 1
+    forward = other.forward_seconds / base.forward_seconds if base.forward_seconds else 1
+    return replace(
+        one,
+        stage_seconds={
+            name: [factors[name] * second for second in seconds]
+            for name, seconds in one.stage_seconds.items()
+        },
+        validation_seconds=one.validation_seconds * judging,
+        forward_seconds=one.forward_seconds * forward,
+        precision=other.precision,
+    )
 
 
 def on_features(measured: Measurement, stage: str) -> bool:

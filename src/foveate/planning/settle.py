@@ -16,8 +16,10 @@ from foveate.planning.reckon import (
     batch_seconds,
     device_bytes,
     epoch_seconds,
+    in_fastest_precision,
     nearest_try,
     peak_bytes,
+    precision_gain,
     spread,
     total_seconds,
 )
@@ -46,6 +48,7 @@ def settle(
         BudgetError: Nothing fits; the message names the smallest budget that would do.
         ConfigError: Memory of an accelerator is stated where there is none.
     """
+    gain, measured = precision_gain(measured), in_fastest_precision(measured)
     sizes = batch_sizes(config)
     is_pinned = len(sizes) == 1
     if len(measured.tries) == 1:  # of others nothing is known
@@ -74,7 +77,7 @@ def settle(
         gradient_accumulation_steps=config.effective_batch_size // batch_size,
         image_size=measured.image_size,
         backend=measured.backend,
-        precision=config.recipe.precision,
+        precision=measured.tries[0].precision,
         peak_bytes=round(peak_bytes(measured, batch_size)),
         epoch_seconds=epochs,
         total_seconds=total_seconds(measured, batch_size, repeat),
@@ -85,7 +88,7 @@ def settle(
         ledger=[],
         advice=advice(measured, sizes, batch_size, ram, waits, epochs),
     )
-    plan.ledger.extend(justify(plan, config, found, measured, ram, waits))
+    plan.ledger.extend(justify(plan, config, found, measured, ram, waits, gain))
     return plan
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
+from foveate import machine
 from foveate.errors import ConfigError, MissingDependencyError
 
 BACKENDS = ("tensorflow", "jax", "torch")
@@ -121,13 +122,22 @@ def jit_compile() -> bool | Literal["auto"]:
     return False if slow else "auto"
 
 
+def has_bfloat16() -> bool:
+    """Say whether what computes has instructions for bfloat16, so that it may be worth a try."""
+    return devices() != ["cpu"] or machine.has_bfloat16()
+
+
 @contextlib.contextmanager
 def dtype_policy(name: str) -> Iterator[None]:
-    """Build layers under a precision policy; they keep it, the process does not."""
+    """Build layers under a precision policy; they keep it, the process does not.
+
+    Args:
+        name: As the setting `recipe.precision`; nothing is measured here for ``auto``.
+    """
     import keras
 
     before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(name)
+    keras.config.set_dtype_policy("float32" if name == "auto" else name)
     try:
         yield
     finally:

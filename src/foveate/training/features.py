@@ -205,7 +205,7 @@ def _key(
     """Everything that features depend on, as a name."""
     augment = [config.augment.model_dump(mode="json"), config.seed] if views > 1 else None
     about = [
-        __version__, keras.backend.backend(), keras.version(), config.recipe.precision,
+        __version__, keras.backend.backend(), keras.version(),
         rows.digest(), _stamps(rows), prepared.image_size, prepared.task.to_dict(),
         config.data.decode.model_dump(mode="json"), config.data.unreadable, augment, views,
         _trunk_digest(trunk),

@@ -6,6 +6,7 @@ nobody keeps, through the very loader, stages and `fit` of a run.
 
 from __future__ import annotations
 
+import gc
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -58,8 +59,7 @@ def _answers(
 ) -> Iterator[dict[str, Any]]:
     prepared = prepare(manifest, config)
     keras.utils.set_random_seed(config.seed)
-    with runtime.dtype_policy(config.recipe.precision):
-        model = build_model(config.model, prepared.model_inputs, prepared.task, config.seed)
+    model = _build(prepared, config)
     config = settle_views(config, prepared, model)
     base = resident_bytes()
     yield {
@@ -80,10 +80,26 @@ def _answers(
     peaks: dict[int, int] = {}
     while (size := _next_size(request["batch_sizes"], peaks, base, request["limit"])) is not None:
         if len(peaks) > 1 and _age() > request["seconds"]:
-            return
+            return  # nor is there time for another precision
         answer = _measure(prepared, _with_batch(config, size), model)
         peaks[size] = answer["peak_bytes"]
         yield answer
+    if config.recipe.precision == "auto" and runtime.has_bfloat16():
+        del model
+        gc.collect()
+        config = _with_precision(config, "mixed_bfloat16")
+        size = sorted(peaks)[len(peaks) // 2]
+        yield _measure(prepared, _with_batch(config, size), _build(prepared, config))
+
+
+def _build(prepared: Prepared, config: RunConfig) -> keras.Model:
+    with runtime.dtype_policy(config.recipe.precision):
+        return build_model(config.model, prepared.model_inputs, prepared.task, config.seed)
+
+
+def _with_precision(config: RunConfig, precision: str) -> RunConfig:
+    recipe = config.recipe.model_copy(update={"precision": precision})
+    return config.model_copy(update={"recipe": recipe})
 
 
 def _next_size(
@@ -153,6 +169,7 @@ def _measure(prepared: Prepared, config: RunConfig, model: keras.Model) -> dict[
         "wait_shares": waits,
         "validation_seconds": validation,
         "forward_seconds": forward,
+        "precision": "float32" if config.recipe.precision == "auto" else config.recipe.precision,
     }
 
 
