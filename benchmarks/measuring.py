@@ -150,8 +150,8 @@ class Table:
 
     def add(self, *cells: str) -> None:
         """Print a line."""
-        *most, last = zip(cells, self._widths, strict=True)
-        print(*(f"{cell:>{width}}" for cell, width in most), last[0], sep="  ", flush=True)
+        padded = [f"{cell:>{width}}" for cell, width in zip(cells, self._widths, strict=True)]
+        print("  ".join([*padded[:-1], cells[-1]]).rstrip(), flush=True)
 
 
 def number(value: float | None, form: str) -> str:

@@ -21,13 +21,22 @@ import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from benchmarks.measuring import Table, number, print_machine
-from benchmarks.running import Dataset, Outcome, add_arguments, chosen, place, train
+from benchmarks.running import (
+    Dataset,
+    Outcome,
+    add_arguments,
+    chosen,
+    model_settings,
+    place,
+    train,
+)
 from foveate.config.settings import BudgetConfig
 from foveate.runs import Run
 
@@ -121,12 +130,11 @@ def main() -> None:
     print(f"memory sampled every {arguments.every} s; hard limit: {arguments.hard or 'none'}\n")
     table, all_figures = Table(*_HEADINGS), []
     with place(arguments) as folder:
-        for dataset in chosen(arguments, folder):
-            for backbone in arguments.backbones:
-                for budget in arguments.budgets:
-                    figures = _run(dataset, backbone, budget, arguments, folder)
-                    table.add(dataset.name, backbone.partition(":")[0], budget, *_cells(figures))
-                    all_figures.append(figures)
+        each = product(chosen(arguments, folder), arguments.backbones, arguments.budgets)
+        for dataset, backbone, budget in each:
+            figures = _run(dataset, backbone, budget, arguments, folder)
+            table.add(dataset.name, backbone.partition(":")[0], budget, *_cells(figures))
+            all_figures.append(figures)
     _sum_up(all_figures)
 
 
@@ -158,19 +166,13 @@ def _arguments() -> argparse.Namespace:
 def _run(
     dataset: Dataset, backbone: str, budget: str, arguments: argparse.Namespace, folder: Path
 ) -> Figures:
-    name, _, weights = backbone.partition(":")
-    settings = {
-        "model.backbone": name,
-        "budget.ram": budget,
-        "recipe.epochs": str(arguments.epochs),
-    }
-    if weights:
-        settings["model.weights"] = weights
-    if weights != "none":
+    settings = {**model_settings(backbone), "budget.ram": budget}
+    settings["recipe.epochs"] = str(arguments.epochs)
+    if settings["model.weights"] != "none":
         settings["recipe.fine_tune_epochs"] = str(arguments.fine_tune_epochs)
     limit = int(BudgetConfig.model_validate({"ram": budget}).ram or 0)
     before = shlex.split((arguments.hard or "").format(bytes=limit))
-    out = folder / f"{dataset.name}-{name}-{budget}"
+    out = folder / f"{dataset.name}-{settings['model.backbone']}-{budget}"
     gauge = Gauge(out)
     start = time.perf_counter()
     outcome = train(dataset, settings, out, before, gauge, arguments.every)

@@ -132,7 +132,10 @@ def place(arguments: argparse.Namespace) -> Iterator[Path]:
 
 def chosen(arguments: argparse.Namespace, folder: Path) -> list[Dataset]:
     """Give the datasets to train on, those of too many rows cut down."""
-    names = arguments.datasets or [dataset.name for dataset in arguments.data]
+    known = [dataset.name for dataset in arguments.data]
+    names = arguments.datasets or known
+    if not set(names) <= set(known):
+        raise SystemExit(f"--datasets must be among {known}, but got {names}")
     datasets = [dataset for dataset in arguments.data if dataset.name in names]
     if arguments.rows is None:
         return datasets
@@ -140,6 +143,12 @@ def chosen(arguments: argparse.Namespace, folder: Path) -> list[Dataset]:
         dataset.written(dataset.read(arguments.rows), folder / f"{dataset.name}.csv")
         for dataset in datasets
     ]
+
+
+def model_settings(backbone: str) -> dict[str, str]:
+    """Read ``NAME`` or ``NAME:WEIGHTS``, as --backbones takes them."""
+    name, _, weights = backbone.partition(":")
+    return {"model.backbone": name, "model.weights": weights or "auto"}
 
 
 def train(
