@@ -68,32 +68,41 @@ def _compete(
     dataset: Dataset, seed: int, arguments: argparse.Namespace, folder: Path, table: Table
 ) -> dict[str, float | None]:
     """Train all on the same splits, and give the accuracy of each; None where one failed."""
-    name = f"{dataset.name}-{seed}"
     manifest = assign_splits(dataset.read(), dataset.config.data.splits, seed)
-    divided = dataset.written(manifest, folder / f"{name}.csv")
-    size = [str(side) for side in dataset.config.data.image_size or _SIZE]
+    divided = dataset.written(manifest, folder / f"{dataset.name}-{seed}.csv")
     num_tested = manifest.split("test").num_samples
+    size = dataset.config.data.image_size or _SIZE
     accuracies: dict[str, float | None] = {}
 
-    def tell(who: str, budget: float | None, outcome: Outcome) -> None:
-        told = (number(budget, ".0f"), f"{outcome.seconds:.0f}", number(accuracies[who], ".3f"))
-        table.add(dataset.name, str(seed), str(num_tested), who, *told, outcome.problem)
+    def tell(who: str, budget: float | None, outcome: Outcome, accuracy: float | None) -> None:
+        accuracies[who] = accuracy
+        figures = (number(budget, ".0f"), f"{outcome.seconds:.0f}", number(accuracy, ".3f"))
+        table.add(dataset.name, str(seed), str(num_tested), who, *figures, outcome.problem)
 
-    flags = ["--seed", str(seed), "--epochs", *map(str, arguments.epochs), "--size", *size]
-    written = folder / f"{name}-script.json"
-    command = [sys.executable, "-m", "benchmarks.pasted", divided.source, str(written), *flags]
-    script = run([*command, "--backbone", arguments.backbone], written.with_suffix(".log"))
-    accuracies[_SCRIPT] = None if script.problem else json.loads(written.read_text())["accuracy"]
-    tell(_SCRIPT, None, script)
+    script, accuracy = _run_script(divided.source, size, seed, arguments)
+    tell(_SCRIPT, None, script, accuracy)
     settings = {"model.backbone": arguments.backbone, "seed": str(seed)}
-    settings["data.image_size"] = ",".join(size)
+    settings["data.image_size"] = f"{size[0]},{size[1]}"
     for who, share in ({} if script.problem else _SHARES).items():
         budget = share * script.seconds
-        out = folder / f"{name}-{who.replace(', ', '-').replace(' ', '-')}"
-        outcome = train(divided, {**settings, "budget.time": f"{budget:.1f}"}, out)
-        accuracies[who] = None if outcome.problem else score(out)
-        tell(who, budget, outcome)
+        settings["budget.time"] = f"{budget:.1f}"
+        out = folder / f"{dataset.name}-{seed}-{'third' if share < 1 else 'whole'}"
+        outcome = train(divided, settings, out, arguments.longest)
+        tell(who, budget, outcome, None if outcome.problem else score(out))
     return accuracies
+
+
+def _run_script(
+    source: str, size: tuple[int, int], seed: int, arguments: argparse.Namespace
+) -> tuple[Outcome, float | None]:
+    written = Path(source).with_suffix(".json")
+    command = [sys.executable, "-m", "benchmarks.pasted", source, str(written)]
+    command += ["--backbone", arguments.backbone, "--seed", str(seed)]
+    command += ["--size", *map(str, size), "--epochs", *map(str, arguments.epochs)]
+    outcome = run(command, Path(f"{written}.log"), arguments.longest)
+    if outcome.problem:
+        return outcome, None
+    return outcome, float(json.loads(written.read_text())["accuracy"])
 
 
 def _compare(name: str, contests: Sequence[dict[str, float | None]]) -> None:

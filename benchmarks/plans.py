@@ -9,8 +9,9 @@ Planned and real time are those from the end of the trial to the end of the run.
 With --hard each process gets a limit of the kernel as well, at the budget. The default is
 RLIMIT_DATA through `prlimit` (util-linux), the fair one of those that need no rights: it counts
 what a process may write to, filled or not, which was some 0.15 GiB more than a run with TensorFlow
-had resident. RLIMIT_AS counts reserved addresses too, 3.9 GiB where 1.5 GiB were resident. Where
-systemd rules, a cgroup can limit the processes together:
+had resident. Beyond it allocations fail, which lets TensorFlow hang rather than end: --longest
+says when to give up. RLIMIT_AS counts reserved addresses too, 3.9 GiB where 1.5 GiB were resident.
+Where systemd rules, a cgroup can limit the processes together:
 --hard 'systemd-run --user --scope -p MemoryMax={bytes} -p MemorySwapMax=0'.
 """
 
@@ -29,6 +30,7 @@ import psutil
 
 from benchmarks.measuring import Table, number, print_machine
 from benchmarks.running import (
+    EVERY,
     Dataset,
     Outcome,
     add_arguments,
@@ -127,7 +129,7 @@ def main() -> None:
     """Run all, a line each as it ends."""
     arguments = _arguments()
     print_machine("foveate", "keras", "tensorflow-cpu", "tensorflow", "psutil")
-    print(f"memory sampled every {arguments.every} s; hard limit: {arguments.hard or 'none'}\n")
+    print(f"memory sampled every {EVERY} s; hard limit: {arguments.hard or 'none'}\n")
     table, all_figures = Table(*_HEADINGS), []
     with place(arguments) as folder:
         each = product(chosen(arguments, folder), arguments.backbones, arguments.budgets)
@@ -152,7 +154,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--budgets", nargs="+", default=budgets, metavar="SIZE")
     parser.add_argument("--epochs", type=int, default=2, help="frozen, or from scratch")
     parser.add_argument("--fine-tune-epochs", type=int, default=1)
-    parser.add_argument("--every", type=float, default=0.2, help="seconds between two samples")
     parser.add_argument(
         "--hard",
         nargs="?",
@@ -175,7 +176,7 @@ def _run(
     out = folder / f"{dataset.name}-{settings['model.backbone']}-{budget}"
     gauge = Gauge(out)
     start = time.perf_counter()
-    outcome = train(dataset, settings, out, before, gauge, arguments.every)
+    outcome = train(dataset, settings, out, arguments.longest, before, gauge)
     seconds = start + outcome.seconds - max(gauge.trial_end, start)
     run = Run(out)
     plan = run.load_json(run.plan_path) if run.plan_path.exists() else {}

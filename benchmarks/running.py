@@ -29,6 +29,8 @@ from foveate.data.listing import METADATA_PREFIX
 from foveate.data.manifest import Manifest, read_manifest
 from foveate.runs import Run
 
+EVERY = 0.2
+"""Seconds between two looks at a run."""
 _ROLES = ("label", "mask", "group", "split", "weight")
 
 
@@ -119,6 +121,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, help="where runs and what they print stay; else they are deleted"
     )
+    parser.add_argument(
+        "--longest", type=float, default=60.0, help="minutes after which a run is killed"
+    )
 
 
 @contextlib.contextmanager
@@ -155,9 +160,9 @@ def train(
     dataset: Dataset,
     settings: Mapping[str, str],
     out: Path,
+    longest: float,
     before: Sequence[str] = (),
     watch: Callable[[Any], None] = lambda process: None,
-    every: float = 1.0,
 ) -> Outcome:
     """Run ``foveate train``.
 
@@ -165,47 +170,51 @@ def train(
         dataset: What to train on; its settings win.
         settings: More of them.
         out: The run folder; what the run prints stays beside it, in a file ``.log``.
+        longest: Minutes after which it is killed.
         before: Words that stand before the command.
-        watch: Gets the `psutil.Process` again and again.
-        every: Seconds between two times.
+        watch: Gets the `psutil.Process` every `EVERY` seconds.
 
     Returns:
         How it went.
     """
     flags = [part for k, v in {**settings, **dataset.settings}.items() for part in (f"--{k}", v)]
     command = [sys.executable, "-m", "foveate", "train", dataset.source, *flags]
-    return run([*before, *command, "--out", str(out)], out.with_suffix(".log"), watch, every)
+    return run([*before, *command, "--out", str(out)], Path(f"{out}.log"), longest, watch)
 
 
 def run(
     command: Sequence[str],
     log: Path,
+    longest: float,
     watch: Callable[[Any], None] = lambda process: None,
-    every: float = 1.0,
 ) -> Outcome:
     """Run a command to its end; the arguments are those of `train`."""
     with tempfile.TemporaryDirectory() as cache, log.open("w") as lines:
+        environment = {**os.environ, "FOVEATE_CACHE": cache}
         start = time.perf_counter()
-        process = psutil.Popen(
-            command,
-            stdout=lines,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "FOVEATE_CACHE": cache},
-        )
-        while True:
+        process = psutil.Popen(command, stdout=lines, stderr=subprocess.STDOUT, env=environment)
+        code: int | None = None
+        while code is None:
             try:
-                code = process.wait(every)
-                break
+                code = process.wait(EVERY)
             except psutil.TimeoutExpired:
                 watch(process)
+                if time.perf_counter() - start > 60 * longest:
+                    _kill(process)
         seconds = time.perf_counter() - start
     return Outcome(seconds, _complaint(log, code) if code else "")
+
+
+def _kill(process: Any) -> None:
+    for one in [process, *process.children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
 
 
 def _complaint(log: Path, code: int) -> str:
     """The last that was said, or what an error said of itself."""
     lines = [line.strip() for line in log.read_text().splitlines() if line.strip()]
-    told = [line for line in lines if line.startswith("error:")] or lines[-1:] or ["no word"]
+    told = [line for line in lines if line.startswith("error:")] or lines[-1:] or ["said nothing"]
     return f"exit code {code}, {told[-1].removeprefix('error: ')}"
 
 

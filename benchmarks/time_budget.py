@@ -35,7 +35,7 @@ def main() -> None:
         datasets = chosen(arguments, folder)
         each = product(datasets, arguments.backbones, arguments.budgets, arguments.seeds)
         for dataset, backbone, budget, seed in each:
-            cells = _run(dataset, backbone, budget, seed, folder)
+            cells = _run(dataset, backbone, budget, seed, arguments.longest, folder)
             table.add(dataset.name, backbone.partition(":")[0], str(seed), budget, *cells)
             verdicts[cells[-2]] += 1
     print("\n" + ", ".join(f"{verdict}: {count}" for verdict, count in verdicts.items()))
@@ -52,12 +52,14 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _run(dataset: Dataset, backbone: str, budget: str, seed: int, folder: Path) -> list[str]:
+def _run(
+    dataset: Dataset, backbone: str, budget: str, seed: int, longest: float, folder: Path
+) -> list[str]:
     """Train, and give the cells from the time that was taken on."""
     allowed = float(BudgetConfig.model_validate({"time": budget}).time or 0)
     settings = {**model_settings(backbone), "budget.time": budget, "seed": str(seed)}
     out = folder / f"{dataset.name}-{settings['model.backbone']}-{budget}-{seed}"
-    outcome = train(dataset, settings, out)
+    outcome = train(dataset, settings, out, longest)
     share = outcome.seconds / allowed
     reached = None if outcome.problem else score(out)
     figures = [f"{outcome.seconds:.1f}", f"{share:.0%}", number(reached, ".3f")]
