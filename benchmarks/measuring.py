@@ -137,6 +137,28 @@ def print_ratios(speeds: Mapping[str, Sequence[Speed]], ours: str) -> None:
         )
 
 
+class Table:
+    """Prints a line at a time, so that what is known is seen while the rest is measured.
+
+    Args:
+        headings: Of the columns; each is as wide as its heading, the last as its longest cell.
+    """
+
+    def __init__(self, *headings: str) -> None:
+        self._widths = [len(heading) for heading in headings]
+        self.add(*headings)
+
+    def add(self, *cells: str) -> None:
+        """Print a line."""
+        padded = [f"{cell:>{width}}" for cell, width in zip(cells, self._widths, strict=True)]
+        print("  ".join([*padded[:-1], cells[-1]]).rstrip(), flush=True)
+
+
+def number(value: float | None, form: str) -> str:
+    """Format a number for a table; a dash where there is none."""
+    return "-" if value is None else format(value, form)
+
+
 def print_machine(*packages: str) -> None:
     """Print the processor and the versions that the numbers belong to.
 
