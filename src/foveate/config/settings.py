@@ -7,7 +7,7 @@ model learns in `foveate.config.recipe`.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import ByteSize, Field, PositiveInt, field_validator, model_validator
 

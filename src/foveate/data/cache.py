@@ -10,13 +10,12 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
+from io import BytesIO, FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 import psutil
 
 _PREFIX = "foveate-cache-"
-_LOCKS = 64
 
 
 class ByteCache:
@@ -33,7 +32,9 @@ class ByteCache:
         self._sizes: OrderedDict[str, int] = OrderedDict()  # the oldest first
         self._total = 0
         self._lock = threading.Lock()
-        self._making = [threading.Lock() for _ in range(_LOCKS)]
+        # A lock a key, as to make one thing may need to get another one.
+        self._making: weakref.WeakValueDictionary[str, threading.Lock]
+        self._making = weakref.WeakValueDictionary()
         _remove_orphans()
         self.folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
         weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
@@ -53,23 +54,37 @@ class ByteCache:
             start: First byte wanted.
             stop: Byte after the last one wanted; the end when not given.
         """
-        name = hashlib.sha256(key.encode()).hexdigest()
-        with self._making[hash(key) % _LOCKS]:
-            file = self._open(name)
-            if file is None:
-                data = make()
-                self._keep(name, data)
-                return data[start:stop]
-        with file:
+        with self.open(key, make) as file:
             file.seek(start)
             return file.read(-1 if stop is None else max(stop - start, 0))
 
-    def _open(self, name: str) -> BinaryIO | None:
+    def open(self, key: str, make: Callable[[], bytes]) -> FileIO | BytesIO:
+        """Open what is kept under a key for reading, as `get`.
+
+        Args:
+            key: Any text.
+            make: Makes what belongs to it.
+
+        Returns:
+            A file without a buffer; its content stays what it is even if it is no longer kept.
+        """
+        name = hashlib.sha256(key.encode()).hexdigest()
+        with self._lock:
+            making = self._making.setdefault(name, threading.Lock())
+        with making:
+            file: FileIO | BytesIO | None = self._open(name)
+            if file is None:
+                data = make()
+                self._keep(name, data)
+                file = self._open(name) or BytesIO(data)
+        return file
+
+    def _open(self, name: str) -> FileIO | None:
         with self._lock:
             if name not in self._sizes:
                 return None
             try:
-                file = (self.folder / name).open("rb")
+                file = FileIO(self.folder / name)
             except OSError:  # somebody cleaned up, or too many files are open
                 (self.folder / name).unlink(missing_ok=True)  # what is not counted must not stay
                 self._total -= self._sizes.pop(name)

@@ -19,15 +19,19 @@ from numpy.typing import NDArray
 from foveate import machine
 from foveate.config.augmentation import AugmentConfig
 from foveate.config.settings import DecodeConfig, LoaderConfig
+from foveate.config.tiles import TilesConfig
 from foveate.data.ahead import ReadAhead
 from foveate.data.batches import Batch, Batches, Drawing
 from foveate.data.manifest import Manifest
 from foveate.data.metadata import MetadataSchema
 from foveate.data.storage import Storage
+from foveate.data.tiles import images_at_once
 from foveate.data.unreadable import Unreadable
 from foveate.errors import ConfigError
 
 __all__ = ["Batch", "BatchLoader"]
+
+_WHOLE = TilesConfig()
 
 
 class BatchLoader(keras.utils.PyDataset, DataAdapter):
@@ -80,9 +84,13 @@ class BatchLoader(keras.utils.PyDataset, DataAdapter):
             Worth trying where many cores wait for Python; a script then needs the usual
             ``if __name__ == "__main__":``.
         queue_bytes: Most memory of the batches that wait or are being made.
-        cache_bytes: Most disk space for what is read from far away.
+        cache_bytes: Most disk space for what is read from far away, and for decoded images that
+            tiles are cut from.
         unreadable: ``fail`` stops at a sample that cannot be read, ``skip`` goes on without it.
         max_unreadable: Share of the rows, 0 to 1, above which ``skip`` stops as well.
+        tiles: Cuts each sample out of its image at full resolution: where its row says, see
+            `foveate.data.tiles`, or else anywhere, anew in each epoch. Images are taken whole if
+            tiles have no size.
 
     Attributes:
         epoch: Number of the epoch that the next iteration gives; may be set.
@@ -116,6 +124,7 @@ class BatchLoader(keras.utils.PyDataset, DataAdapter):
         cache_bytes: int = LoaderConfig().cache,
         unreadable: str = "fail",
         max_unreadable: float = 0.01,
+        tiles: TilesConfig = _WHOLE,
     ) -> None:
         super().__init__()
         if processes and unreadable == "skip":
@@ -128,12 +137,13 @@ class BatchLoader(keras.utils.PyDataset, DataAdapter):
         self._unreadable = Unreadable(
             unreadable, max_unreadable, manifest.num_samples, manifest.source
         )
-        # Each process has a cache of its own.
-        self._storage = Storage(cache_bytes // max(processes, 1), sweeps=shuffle)
+        cache_bytes //= max(processes, 1)  # each process has a cache of its own
+        self._storage = Storage(cache_bytes, sweeps=shuffle)
+        at_once = images_at_once(manifest, cache_bytes)
         self._batches = Batches(
             manifest,
             image_size,
-            Drawing(batch_size, shuffle, sampling, repeat, remainder, cycle, seed),
+            Drawing(batch_size, shuffle, sampling, repeat, remainder, cycle, seed, at_once),
             augment,
             encode,
             num_classes,
@@ -141,6 +151,7 @@ class BatchLoader(keras.utils.PyDataset, DataAdapter):
             decode,
             self._storage,
             self._unreadable,
+            tiles,
         )
         threads = threads or machine.cpu_count()
         batch_bytes = self.batch_size * image_size[0] * image_size[1] * 4

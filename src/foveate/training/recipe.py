@@ -150,13 +150,12 @@ def _time(
     """What the run may take; samples of the test split, or those in its place, are judged."""
     if config.budget.time is None:
         return None
-    validated, test = (
-        prepared.manifest.split(name).num_samples for name in ("validation", "test")
-    )
+    validated = prepared.rows("validation").num_samples
+    judged = prepared.num_judged("test") or prepared.num_judged("validation")
     if checkpoint is not None:
         clock.add(checkpoint.state["parts"]["time"]["spent"])
     pace = Pace(config.batch_size, validated)
-    return RunTime(config.budget.time, clock, pace, test or validated, checkpoint is not None)
+    return RunTime(config.budget.time, clock, pace, judged, checkpoint is not None)
 
 
 def _carry_out(work: Work, checkpoint: Checkpoint | None) -> Run:
@@ -227,6 +226,7 @@ def describe(prepared: Prepared, config: RunConfig) -> dict[str, Any]:
         "image_size": list(prepared.image_size),
         "metadata": prepared.schema.to_dict() if prepared.schema else None,
         "decode": config.data.decode.model_dump(mode="json"),
+        "tiles": config.data.tiles.model_dump(mode="json"),
         "backbone": config.model.backbone,
         "manifest": prepared.manifest.digest(),
     }

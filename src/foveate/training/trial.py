@@ -67,8 +67,9 @@ def _answers(
         "base_bytes": base,
         "startup_seconds": _age(),
         "rows": {
-            name: prepared.manifest.split(name).num_samples
-            for name in ("train", "validation", "test")
+            "train": prepared.rows("train").num_samples,
+            "validation": prepared.rows("validation").num_samples,
+            "test": prepared.num_judged("test"),
         },
         "weight_bytes": sum(weight.nbytes for weight in model.get_weights()),
     }
