@@ -15,6 +15,8 @@ from pathlib import Path
 
 import psutil
 
+Data = bytes | bytearray
+
 _PREFIX = "foveate-cache-"
 
 
@@ -42,7 +44,7 @@ class ByteCache:
     def get(
         self,
         key: str,
-        make: Callable[[], bytes],
+        make: Callable[[], Data],
         start: int = 0,
         stop: int | None = None,
     ) -> bytes:
@@ -58,7 +60,7 @@ class ByteCache:
             file.seek(start)
             return file.read(-1 if stop is None else max(stop - start, 0))
 
-    def open(self, key: str, make: Callable[[], bytes]) -> FileIO | BytesIO:
+    def open(self, key: str, make: Callable[[], Data]) -> FileIO | BytesIO:
         """Open what is kept under a key for reading, as `get`.
 
         Args:
@@ -92,7 +94,7 @@ class ByteCache:
             self._sizes.move_to_end(name)
             return file
 
-    def _keep(self, name: str, data: bytes) -> None:
+    def _keep(self, name: str, data: Data) -> None:
         if len(data) > self._max_bytes:
             return
         with self._lock:  # also while writing: what is counted is there, and what is there counted

@@ -130,7 +130,8 @@ class SampleReader:
                 if self._tiles is None:
                     image, mask = self._decoded(images[place], mask_place, parameters)
                 else:
-                    image, mask = self._tiles.read(row, self._tile_draws(epoch, first + place))
+                    draws = self._tile_draws(epoch, first + place)
+                    image, mask = self._tiles.read(row, images[place], mask_place, draws)
                 mask_out = targets[place] if mask is not None and targets is not None else None
                 augmentation.apply(
                     image, parameters, self._image_size, mask, IGNORED, out, mask_out

@@ -25,7 +25,8 @@ from foveate.data.storage import Storage
 from foveate.data.tiles import Presence, cell_size, find_classes, random_tile
 from foveate.errors import ConfigError, SampleError
 
-_HEADER = struct.Struct("<II")  # height and width; then the image's pixels, then the mask's
+_HEADER = struct.Struct("<II")  # height and width; then the strips of the image, then of the mask
+_STRIP = 256  # pixels: wider ones are read in vain at the edges of tiles, narrower ones take time
 _KNOWN_IMAGES = 1024  # of which it is remembered where the classes are, some 20 KiB each
 _decoding = threading.Lock()  # an image may take a good part of the memory while it is decoded
 
@@ -73,12 +74,14 @@ class TileReader:
         return TileReader, self._arguments  # another process remembers for itself
 
     def read(
-        self, row: int, draws: Sequence[float]
+        self, row: int, image: Place, mask: Place | None, draws: Sequence[float]
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
         """Cut the tile of a row.
 
         Args:
             row: Its number.
+            image: Where its image lies.
+            mask: Where its mask lies, if there are masks.
             draws: Uniform numbers that say where the tile lies, see
                 `foveate.data.tiles.random_tile`; not looked at where the row says it.
 
@@ -89,18 +92,18 @@ class TileReader:
         Raises:
             SampleError: A file cannot be used; the message names it.
         """
-        places = self._files(row)
-        with self._open(*places) as decoded:
+        with self._open(image, mask) as decoded:
             if self._places is not None:
                 top, left = self._places[row].tolist()
             else:
-                presence = self._presence(*places) if self._finds_classes else None
+                presence = self._presence(image, mask) if self._finds_classes else None
                 top, left = random_tile(decoded.size, self._size, draws, presence)
             box = top, left, *self._size
-            image = decoded.image(*box)
-            mask = None if places[1] is None else decoded.mask(*box)
-        mask = None if mask is None else encode_mask(mask, str(places[1]), self._encode)
-        return _padded(image, mask, self._size)
+            pixels = decoded.image(*box)
+            ids = None if mask is None else decoded.mask(*box)
+        if ids is not None:
+            ids = encode_mask(ids, str(mask), self._encode)
+        return _padded(pixels, ids, self._size)
 
     def ids(self, row: int, top: int, height: int) -> NDArray[np.uint8]:
         """Read class ids across the whole width of a row's image.
@@ -116,16 +119,11 @@ class TileReader:
         Raises:
             SampleError: A file cannot be used.
         """
-        places = self._files(row)
-        with self._open(*places) as decoded:
-            mask = decoded.mask(top, 0, height, decoded.size[1])
-        return encode_mask(mask, str(places[1]), self._encode)
-
-    def _files(self, row: int) -> tuple[Place, Place | None]:
         rows = np.array([row])
-        has_masks = self._manifest.has_masks
-        mask = self._manifest.mask_places(rows)[0] if has_masks else None
-        return self._manifest.image_places(rows)[0], mask
+        image, mask = self._manifest.image_places(rows)[0], self._manifest.mask_places(rows)[0]
+        with self._open(image, mask) as decoded:
+            ids = decoded.mask(top, 0, height, decoded.size[1])
+        return encode_mask(ids, str(mask), self._encode)
 
     @contextmanager
     def _open(self, image: Place, mask: Place | None) -> Iterator[_Decoded]:
@@ -140,15 +138,13 @@ class TileReader:
         with file:
             yield _Decoded(file, str(image))
 
-    def _decoded(self, image: Place, mask: Place | None) -> bytes:
+    def _decoded(self, image: Place, mask: Place | None) -> bytearray:
         with _decoding:
             file = self._storage.fetch(image)
             if mask is None:
-                planes = [decode_image(file, self._decode)]
-            else:
-                planes = [*decode_pair(file, self._storage.fetch(mask), self._decode)]
-            header = _HEADER.pack(*planes[0].shape[:2])
-            return b"".join([header, *(np.ascontiguousarray(plane).data for plane in planes)])
+                return _in_strips([decode_image(file, self._decode)])
+            pixels, ids = decode_pair(file, self._storage.fetch(mask), self._decode)
+            return _in_strips([pixels, ids[..., None]])
 
     def _find_classes(self, image: Place, mask: Place) -> Presence:
         cell = cell_size(self._size)
@@ -181,19 +177,45 @@ class _Decoded:
     def _window(
         self, start: int, channels: int, top: int, left: int, height: int, width: int
     ) -> NDArray[np.uint8]:
-        lines, columns = min(height, self.size[0] - top), min(width, self.size[1] - left)
-        out = np.empty((lines, columns, channels), np.uint8)
-        # Whole lines lie one after the other.
-        parts = [out] if columns == self.size[1] else out
-        for number, part in enumerate(parts):
-            place = (top + number) * self.size[1] + left
-            self._file.seek(start + place * channels)
-            if self._file.readinto(part.data) != part.nbytes:
-                raise SampleError(
-                    f"{self._name} must stay in the cache folder while it is used, but its file "
-                    "there has become shorter; is the temporary disk full or being cleaned?"
-                )
+        lines, right = min(height, self.size[0] - top), min(left + width, self.size[1])
+        out = np.empty((lines, right - left, channels), np.uint8)
+        for begin, end in _strips(self.size[1]):
+            low, high = max(begin, left), min(end, right)
+            if low < high:
+                strip = np.empty((lines, end - begin, channels), np.uint8)
+                place = begin * self.size[0] + top * (end - begin)
+                self._file.seek(start + place * channels)
+                self._fill(strip)
+                out[:, low - left : high - left] = strip[:, low - begin : high - begin]
         return out
+
+    def _fill(self, strip: NDArray[np.uint8]) -> None:
+        if self._file.readinto(strip.data) != strip.nbytes:
+            raise SampleError(
+                f"{self._name} must stay in the cache folder while it is used, but its file "
+                "there has become shorter; is the temporary disk full or being cleaned?"
+            )
+
+
+def _in_strips(planes: Sequence[NDArray[np.uint8]]) -> bytearray:
+    """Lay out planes (H, W, channels) so that a window of them is a few long reads.
+
+    Each is cut into strips from top to bottom, which follow one another from left to right.
+    """
+    height, width = planes[0].shape[:2]
+    data = bytearray(_HEADER.size + sum(plane.size for plane in planes))
+    _HEADER.pack_into(data, 0, height, width)
+    start = _HEADER.size
+    for plane in planes:
+        for begin, end in _strips(width):
+            part = plane[:, begin:end]
+            np.frombuffer(data, np.uint8, part.size, start).reshape(part.shape)[:] = part
+            start += part.size
+    return data
+
+
+def _strips(width: int) -> Iterator[tuple[int, int]]:
+    return ((begin, min(begin + _STRIP, width)) for begin in range(0, width, _STRIP))
 
 
 def _stamp(place: Place) -> str:

@@ -23,7 +23,7 @@ class Band(NamedTuple):
         image: Row of the image.
         size: (height, width) of the image in pixels.
         top: First line.
-        logits: float32 (lines, width of the image, K).
+        logits: float32 (lines, width of the image, K); valid until the next band is asked for.
     """
 
     image: int
@@ -99,14 +99,15 @@ def blended(
         image, top, left, height, width = places[row].tolist()
         if canvas is None or canvas.image != image:
             if canvas is not None:
-                yield canvas.take(canvas.size[0])
+                yield canvas.band(canvas.size[0])
             shape = height, width, logits.shape[-1]
             canvas = _Canvas(image, manifest.image_path(row), shape, tile)
         if top != canvas.top:
-            yield canvas.take(top)
+            yield canvas.band(top)
+            canvas.move(top)
         canvas.add(logits, left)
     if canvas is not None:
-        yield canvas.take(canvas.size[0])
+        yield canvas.band(canvas.size[0])
 
 
 class _Canvas:
@@ -132,8 +133,8 @@ class _Canvas:
         self._sum[here] += logits[:lines, :columns] * window
         self._weight[here] += window
 
-    def take(self, end: int) -> Band:
-        """Take all lines before one off the canvas."""
+    def band(self, end: int) -> Band:
+        """Finish all lines before one; they may not be added to any more."""
         lines = end - self.top
         total, weight = self._sum[:lines], self._weight[:lines]
         if len(weight) < lines or not weight.all():
@@ -141,12 +142,16 @@ class _Canvas:
                 f"{self._name} must stay readable until it is judged, but some tiles of it could "
                 "not be read any more; put the file back and begin again"
             )
-        band = Band(self.image, self.size, self.top, total / weight)
+        total /= weight  # in place: with many classes it is most of the memory
+        return Band(self.image, self.size, self.top, total)
+
+    def move(self, top: int) -> None:
+        """Let go of all lines before one."""
+        lines = top - self.top
         for kept in (self._sum, self._weight):
             kept[: len(kept) - lines] = kept[lines:]
             kept[len(kept) - lines :] = 0
-        self.top = end
-        return band
+        self.top = top
 
 
 def _window(tile: Size) -> NDArray[np.float32]:

@@ -24,6 +24,7 @@ from foveate.scale import runtime
 from foveate.training.fitting import compile_stage
 from foveate.training.prepare import Prepared, prepare
 from foveate.training.stages import plan_stages
+from foveate.training.trial_tiles import decoding_bytes, few_images
 
 _WARM_BATCHES = 3  # the first compiles, the next still grow the allocator
 _BATCHES = 4  # timed, at least
@@ -73,11 +74,15 @@ def _answers(
         },
         "weight_bytes": sum(weight.nbytes for weight in model.get_weights()),
     }
+    decoding = 0
+    if config.data.tiles.size is not None:
+        decoding, prepared = decoding_bytes(prepared, config), few_images(prepared)
     peaks: dict[int, int] = {}
     while (size := _next_size(request["batch_sizes"], peaks, base, request["limit"])) is not None:
         if len(peaks) > 1 and _age() > request["seconds"]:
             return
         answer = _measure(prepared, _with_batch(config, size), model)
+        answer["peak_bytes"] += decoding
         peaks[size] = answer["peak_bytes"]
         yield answer
 
