@@ -9,13 +9,16 @@ import tempfile
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from io import BytesIO, FileIO
 from pathlib import Path
 
+import numpy as np
 import psutil
+from numpy.typing import NDArray
 
-Data = bytes | bytearray
+Parts = Sequence[NDArray[np.uint8]]
+"""Bytes in parts that follow one another, of any shape; views are cheap."""
 
 _PREFIX = "foveate-cache-"
 
@@ -44,7 +47,7 @@ class ByteCache:
     def get(
         self,
         key: str,
-        make: Callable[[], Data],
+        make: Callable[[], bytes],
         start: int = 0,
         stop: int | None = None,
     ) -> bytes:
@@ -56,11 +59,11 @@ class ByteCache:
             start: First byte wanted.
             stop: Byte after the last one wanted; the end when not given.
         """
-        with self.open(key, make) as file:
+        with self.open(key, lambda: [np.frombuffer(make(), np.uint8)]) as file:
             file.seek(start)
             return file.read(-1 if stop is None else max(stop - start, 0))
 
-    def open(self, key: str, make: Callable[[], Data]) -> FileIO | BytesIO:
+    def open(self, key: str, make: Callable[[], Parts]) -> FileIO | BytesIO:
         """Open what is kept under a key for reading, as `get`.
 
         Args:
@@ -76,9 +79,9 @@ class ByteCache:
         with making:
             file: FileIO | BytesIO | None = self._open(name)
             if file is None:
-                data = make()
-                self._keep(name, data)
-                file = self._open(name) or BytesIO(data)
+                parts = make()
+                self._keep(name, parts)
+                file = self._open(name) or BytesIO(b"".join(_contiguous(parts)))
         return file
 
     def _open(self, name: str) -> FileIO | None:
@@ -94,21 +97,27 @@ class ByteCache:
             self._sizes.move_to_end(name)
             return file
 
-    def _keep(self, name: str, data: Data) -> None:
-        if len(data) > self._max_bytes:
+    def _keep(self, name: str, parts: Parts) -> None:
+        num_bytes = sum(part.nbytes for part in parts)
+        if num_bytes > self._max_bytes:
             return
         with self._lock:  # also while writing: what is counted is there, and what is there counted
-            while self._total + len(data) > self._max_bytes:
+            while self._total + num_bytes > self._max_bytes:
                 oldest, size = self._sizes.popitem(last=False)
                 (self.folder / oldest).unlink(missing_ok=True)
                 self._total -= size
             try:
-                (self.folder / name).write_bytes(data)
+                with (self.folder / name).open("wb") as file:
+                    file.writelines(_contiguous(parts))
             except OSError:  # a full disk costs time, no more
                 (self.folder / name).unlink(missing_ok=True)
             else:
-                self._sizes[name] = len(data)
-                self._total += len(data)
+                self._sizes[name] = num_bytes
+                self._total += num_bytes
+
+
+def _contiguous(parts: Parts) -> Iterator[memoryview]:
+    return (np.ascontiguousarray(part).data for part in parts)
 
 
 def _remove_orphans() -> None:

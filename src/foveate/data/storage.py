@@ -9,7 +9,7 @@ from io import BytesIO, FileIO
 from types import TracebackType
 
 from foveate.config.settings import LoaderConfig
-from foveate.data.cache import Data
+from foveate.data.cache import Parts
 from foveate.data.places import Encoded, Member, Place, is_remote
 from foveate.data.remote import RemoteReader, shared_cache
 from foveate.errors import SampleError
@@ -75,7 +75,7 @@ class Storage:
             )
         return Encoded(str(place), data)
 
-    def keep(self, key: str, make: Callable[[], Data]) -> FileIO | BytesIO:
+    def keep(self, key: str, make: Callable[[], Parts]) -> FileIO | BytesIO:
         """Open what was made before under a key, or is made now, see `ByteCache.open`.
 
         It shares the disk space with what is read from far away.

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from foveate.config.settings import DecodeConfig
 from foveate.config.tiles import TilesConfig
+from foveate.data.cache import Parts
 from foveate.data.decode import decode_image, decode_pair
 from foveate.data.manifest import Manifest
 from foveate.data.masks import IGNORED, encode_mask
@@ -138,13 +139,12 @@ class TileReader:
         with file:
             yield _Decoded(file, str(image))
 
-    def _decoded(self, image: Place, mask: Place | None) -> bytearray:
+    def _decoded(self, image: Place, mask: Place | None) -> Parts:
         with _decoding:
             file = self._storage.fetch(image)
             if mask is None:
                 return _in_strips([decode_image(file, self._decode)])
-            pixels, ids = decode_pair(file, self._storage.fetch(mask), self._decode)
-            return _in_strips([pixels, ids[..., None]])
+            return _in_strips(decode_pair(file, self._storage.fetch(mask), self._decode))
 
     def _find_classes(self, image: Place, mask: Place) -> Presence:
         cell = cell_size(self._size)
@@ -197,21 +197,14 @@ class _Decoded:
             )
 
 
-def _in_strips(planes: Sequence[NDArray[np.uint8]]) -> bytearray:
-    """Lay out planes (H, W, channels) so that a window of them is a few long reads.
+def _in_strips(planes: Sequence[NDArray[np.uint8]]) -> Parts:
+    """Lay out planes (H, W, ...) so that a window of them is a few long reads.
 
     Each is cut into strips from top to bottom, which follow one another from left to right.
     """
     height, width = planes[0].shape[:2]
-    data = bytearray(_HEADER.size + sum(plane.size for plane in planes))
-    _HEADER.pack_into(data, 0, height, width)
-    start = _HEADER.size
-    for plane in planes:
-        for begin, end in _strips(width):
-            part = plane[:, begin:end]
-            np.frombuffer(data, np.uint8, part.size, start).reshape(part.shape)[:] = part
-            start += part.size
-    return data
+    header = np.frombuffer(_HEADER.pack(height, width), np.uint8)
+    return [header, *(plane[:, begin:end] for plane in planes for begin, end in _strips(width))]
 
 
 def _strips(width: int) -> Iterator[tuple[int, int]]:

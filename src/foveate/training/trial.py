@@ -76,7 +76,8 @@ def _answers(
     }
     decoding = 0
     if config.data.tiles.size is not None:
-        decoding, prepared = decoding_bytes(prepared, config), few_images(prepared)
+        prepared = few_images(prepared)
+        decoding = decoding_bytes(prepared, config)
     peaks: dict[int, int] = {}
     while (size := _next_size(request["batch_sizes"], peaks, base, request["limit"])) is not None:
         if len(peaks) > 1 and _age() > request["seconds"]:
