@@ -10,18 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
 from foveate.config.augmentation import AugmentConfig
-from foveate.config.settings import DecodeConfig
+from foveate.config.settings import DataConfig, DecodeConfig
 from foveate.config.tiles import TilesConfig
 from foveate.data import remote, tile_reader
 from foveate.data.decode import decode_pair
 from foveate.data.loader import BatchLoader
 from foveate.data.manifest import Manifest, read_manifest
 from foveate.data.masks import IGNORED
+from foveate.data.repack import PackOptions
+from foveate.data.shards import pack
 from foveate.data.storage import Storage
 from foveate.data.tile_reader import TileReader
 from foveate.data.tiles import grid, visits, with_sizes
@@ -136,6 +139,30 @@ def test_images_without_masks_are_cut_too(tmp_path: Path) -> None:
     pixels, ids = reader(rows).read(1, rows.image_path(1), None, ANYWHERE)
     np.testing.assert_array_equal(pixels, image[:64, 48:96])
     assert ids is None
+
+
+@pytest.mark.parametrize("where", ["packed", "remote"])
+def test_packed_and_remote_images_are_cut_too(where: str, tmp_path: Path) -> None:
+    manifest = write(tmp_path / "data", [(150, 600), (40, 50)])
+    if where == "packed":
+        other = pack(tmp_path / "data", tmp_path / "out", DataConfig(), PackOptions())
+    else:
+        folder = (tmp_path / "data").as_uri()
+        places = pl.format(f"{folder}/{{}}", pl.col("image", "mask")).name.keep()
+        other = Manifest(manifest.table.with_columns(places), tmp_path, "test")
+    rows = grid(with_sizes(other, [(150, 600), (40, 50)]), (64, 48))
+    tiles = reader(rows)
+
+    def cut(row: int) -> bool:
+        places = rows.image_places(np.array([row]))[0], rows.mask_places(np.array([row]))[0]
+        image, top, left = rows.table.select("tile_image", "tile_top", "tile_left").row(row)
+        pixels, _ = whole(manifest, image)
+        part = pixels[top : top + 64, left : left + 48]
+        found = tiles.read(row, *places, ANYWHERE)[0][: part.shape[0], : part.shape[1]]
+        return bool((found == part).all())
+
+    with ThreadPoolExecutor(4) as pool:  # what is fetched and what is decoded share a cache
+        assert all(pool.map(cut, range(rows.num_samples)))
 
 
 def test_each_file_is_decoded_once_and_never_two_at_a_time(
