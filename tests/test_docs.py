@@ -58,7 +58,8 @@ def test_code_runs(document: Path, desk: Path) -> None:
 def test_flags_and_commands_exist(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
     flags = set(re.findall(r"--([a-z]+\.[a-z_.]+)", text))
-    assert flags <= {key for key, _ in setting_fields()}
+    known = {key for key, _ in setting_fields()}
+    assert flags <= known | {key.rpartition(".")[0] for key in known}
     commands = set(re.findall(r"^foveate ([a-z]+)", text, flags=re.MULTILINE))
     assert commands <= set(app)
 

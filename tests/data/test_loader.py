@@ -16,8 +16,8 @@ from foveate.data.ahead import ReadAhead
 from foveate.data.batches import Batch, Batches
 from foveate.data.loader import BatchLoader
 from foveate.data.manifest import Manifest
+from foveate.data.masks import IGNORED
 from foveate.data.metadata import fit_schema
-from foveate.data.samples import IGNORED
 from foveate.errors import ManifestError, SampleError
 from foveate.tasks import base
 

@@ -81,7 +81,7 @@ def test_unreadable_images_are_told(tmp_path: Path) -> None:
 class TestStrata:
     def scan(self, present: list[list[int]]) -> MaskScan:
         pixels = np.array(present, np.int64).reshape(len(present), -1)
-        return MaskScan(tuple(range(pixels.shape[1])), pixels)
+        return MaskScan(tuple(range(pixels.shape[1])), pixels, np.ones((len(pixels), 2), np.int64))
 
     def test_common_combinations_are_strata(self) -> None:
         codes = self.scan([[1, 0]] * 10 + [[1, 1]] * 10).strata()
@@ -97,4 +97,7 @@ class TestStrata:
 
     def test_masks_without_any_value(self) -> None:
         assert set(self.scan([[0, 0]] * 3 + [[1, 0]] * 10).strata()[:3]).isdisjoint({-1})
-        assert MaskScan((), np.zeros((4, 0), np.int64)).strata().tolist() == [0] * 4
+        assert (
+            MaskScan((), np.zeros((4, 0), np.int64), np.ones((4, 2), np.int64)).strata().tolist()
+            == [0] * 4
+        )

@@ -14,8 +14,7 @@ from foveate.config.augmentation import AugmentConfig
 from foveate.config.settings import DecodeConfig
 from foveate.data.loader import BatchLoader
 from foveate.data.manifest import Manifest
-from foveate.data.masks import scan_masks
-from foveate.data.samples import IGNORED
+from foveate.data.masks import IGNORED, scan_masks
 from foveate.data.unreadable import Unreadable
 from foveate.errors import ConfigError, ManifestError, SampleError
 from foveate.tasks.classification import Classification

@@ -14,7 +14,7 @@ from typing import Any, Union, get_args, get_origin
 from pydantic import ByteSize, ValidationError
 from pydantic.fields import FieldInfo
 
-from foveate.config.section import Section
+from foveate.config.section import Section, ShortSection
 from foveate.config.settings import RunConfig
 from foveate.errors import ConfigError, nearest
 
@@ -39,7 +39,8 @@ def load_config(
     flags = dict(overrides or {})
     values = _read_toml(Path(path)) if path is not None else {}
     for key, text in flags.items():
-        _place(values, key, _parse(key, text))
+        whole = key if isinstance(text, Mapping) else _whole_key(key)
+        _place(values, whole, _parse(whole, text))
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
@@ -122,17 +123,33 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} must be valid TOML, but got: {error}.") from None
 
 
+def _whole_key(key: str) -> str:
+    """Complete the key of a group that may be written as one of its fields alone."""
+    section = _section(key.split("."))
+    return f"{key}.{section.short}" if section and issubclass(section, ShortSection) else key
+
+
+def _section(groups: Sequence[str]) -> type[Section] | None:
+    """The settings class of a group; None where there is no such group."""
+    section: Any = RunConfig
+    for name in groups:
+        field = section.model_fields.get(name)
+        section = field.annotation if field is not None else None
+        if not (isinstance(section, type) and issubclass(section, Section)):
+            return None
+    return section
+
+
 def _place(values: dict[str, Any], key: str, value: Any) -> None:
-    """Put a value at a dotted key; a name given for a whole group becomes its `name`."""
+    """Put a value at a dotted key; what stands for a whole group there becomes its field."""
     *groups, last = key.split(".")
-    for group in groups:
+    for depth, group in enumerate(groups, 1):
         inner = values.get(group, {})
-        values[group] = inner if isinstance(inner, dict) else {"name": inner}
-        values = values[group]
-    if isinstance(values.get(last), dict) and not isinstance(value, dict):
-        values[last] = {**values[last], "name": value}
-    else:
-        values[last] = value
+        if not isinstance(inner, dict):
+            field = _whole_key(".".join(groups[:depth])).rpartition(".")[2]
+            inner = {field: inner}
+        values[group] = values = inner
+    values[last] = value
 
 
 def _parse(key: str, text: Any) -> Any:
@@ -158,7 +175,7 @@ def _explain(error: ValidationError, path: str | Path | None, flags: Mapping[str
     lines = [f"{len(problems)} setting{'s are' if len(problems) > 1 else ' is'} wrong:"]
     for problem in problems:
         key = ".".join(_key_parts(problem["loc"]))
-        given = [flag for flag in flags if flag == key or flag.startswith(f"{key}.")]
+        given = [f for f in flags if f"{f}.".startswith(f"{key}.") or key.startswith(f"{f}.")]
         source = f"--{given[0]}" if given else f"{path}: {key}" if path else key
         lines.append(f"  {source}: {_problem_text(problem, key)}")
     return "\n".join(lines)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -31,10 +32,32 @@ class Section(BaseModel):
     )
 
 
-class NamedSection(Section):
-    """A group with a field `name` that may also be written as that name alone."""
+class ShortSection(Section):
+    """A group that may also be written as the value of one field alone.
+
+    Attributes:
+        short: That field.
+    """
+
+    short: ClassVar[str]
 
     @model_validator(mode="before")
     @classmethod
-    def _from_name(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
+    def _from_value(cls, value: Any) -> Any:
+        is_group = isinstance(value, Mapping | Section)
+        return value if is_group else {cls.short: value}
+
+
+class NamedSection(ShortSection):
+    """A group with a field `name` that may also be written as that name alone."""
+
+    short = "name"
+
+
+def square(value: Any) -> Any:
+    """Read a (height, width), of which a square may be written as one number."""
+    is_one = isinstance(value, int | str) or (isinstance(value, list | tuple) and len(value) == 1)
+    if not is_one:
+        return value
+    side = value if isinstance(value, int | str) else value[0]
+    return side, side

@@ -7,13 +7,14 @@ model learns in `foveate.config.recipe`.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import ByteSize, Field, PositiveInt, field_validator, model_validator
 
 from foveate.config.augmentation import AugmentConfig
 from foveate.config.recipe import RecipeConfig
-from foveate.config.section import Seconds, Section, Share
+from foveate.config.section import Seconds, Section, Share, square
+from foveate.config.tiles import TilesConfig
 
 Backend = Literal["tensorflow", "jax", "torch"]
 _BATCH_SIZE = 32  # of a step, unless something is said
@@ -93,7 +94,10 @@ class DataConfig(Section):
     weight: str | None = None
     """Column of sample weights, zero or positive."""
     image_size: tuple[PositiveInt, PositiveInt] | None = None
-    """(height, width) in pixels the model sees; the backbone's native size when not set."""
+    """(height, width) in pixels the model sees; the tile's, or else the backbone's native size
+    when not set."""
+    tiles: TilesConfig = TilesConfig()
+    """Reading images with masks in tiles, where they are far larger than what the model sees."""
     batch_size: PositiveInt | None = None
     """Samples the loader yields at once; when not set, as many as a step takes, or as many as fit
     into the budget."""
@@ -110,14 +114,7 @@ class DataConfig(Section):
     decode: DecodeConfig = DecodeConfig()
     """From file to pixels."""
 
-    @field_validator("image_size", mode="before")
-    @classmethod
-    def _square(cls, value: Any) -> Any:
-        one = isinstance(value, int | str) or (isinstance(value, list | tuple) and len(value) == 1)
-        if not one:
-            return value
-        side = value if isinstance(value, int | str) else value[0]
-        return (side, side)
+    _square = field_validator("image_size", mode="before")(square)
 
 
 class LoaderConfig(Section):
@@ -135,7 +132,8 @@ class LoaderConfig(Section):
     repeat: PositiveInt = 1
     """How often an epoch goes over the training rows."""
     cache: ByteSize = ByteSize(4 * 1024**3)
-    """Most space on the temporary disk for what is read from s3://, gs:// or http(s)://."""
+    """Most space on the temporary disk for what is read from s3://, gs:// or http(s)://, and for
+    the decoded images that tiles are cut from."""
 
 
 class ModelConfig(Section):

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from foveate.config.augmentation import AugmentConfig
 from foveate.config.settings import DecodeConfig
+from foveate.config.tiles import TilesConfig
 from foveate.data import augment as augmentation
 from foveate.data.features import FeatureFiles
 from foveate.data.manifest import Manifest
@@ -38,6 +39,7 @@ class Drawing:
     remainder: str
     cycle: int
     seed: int
+    images_at_once: int | None = None
 
 
 class Batches:
@@ -54,6 +56,7 @@ class Batches:
         decode: From file to pixels.
         storage: Gets what is no plain file of this machine.
         unreadable: What becomes of samples that cannot be read.
+        tiles: Cuts samples out of images, if they have a size.
         features: What a backbone made of them, to give in place of images and masks.
 
     Attributes:
@@ -79,6 +82,7 @@ class Batches:
         decode: DecodeConfig | None,
         storage: Storage,
         unreadable: Unreadable,
+        tiles: TilesConfig,
         features: FeatureFiles | None = None,
     ) -> None:
         mixes = augment is not None and bool(augment.mix.mixup or augment.mix.cutmix)
@@ -93,7 +97,7 @@ class Batches:
             manifest = replace(manifest, table=manifest.table.drop("weight"))
         self._samples = SampleReader(
             manifest, image_size, augment, encode, metadata, decode, drawing.seed, unreadable,
-            storage, features,
+            storage, tiles, features,
         )  # fmt: skip
         self._mix = augment.mix if augment is not None and mixes else None
         self._num_classes = num_classes or len(manifest.class_names)
@@ -140,7 +144,10 @@ class Batches:
     def _new_order(self, epoch: int) -> NDArray[np.uint32]:
         drawing = self._drawing
         rng = random_generator(drawing.seed, epoch, 0, stream=2)
-        return epoch_rows(self._manifest, rng, drawing.shuffle, drawing.sampling, drawing.repeat)
+        return epoch_rows(
+            self._manifest, rng, drawing.shuffle, drawing.sampling, drawing.repeat,
+            drawing.images_at_once,
+        )  # fmt: skip
 
 
 def _check(manifest: Manifest, drawing: Drawing, mixes: bool) -> None:

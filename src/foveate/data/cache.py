@@ -9,14 +9,18 @@ import tempfile
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from io import BytesIO, FileIO
 from pathlib import Path
-from typing import BinaryIO
 
+import numpy as np
 import psutil
+from numpy.typing import NDArray
+
+Parts = Sequence[NDArray[np.uint8]]
+"""Bytes in parts that follow one another, of any shape; views are cheap."""
 
 _PREFIX = "foveate-cache-"
-_LOCKS = 64
 
 
 class ByteCache:
@@ -33,7 +37,9 @@ class ByteCache:
         self._sizes: OrderedDict[str, int] = OrderedDict()  # the oldest first
         self._total = 0
         self._lock = threading.Lock()
-        self._making = [threading.Lock() for _ in range(_LOCKS)]
+        # A lock a key, as to make one thing may need to get another one.
+        self._making: weakref.WeakValueDictionary[str, threading.Lock]
+        self._making = weakref.WeakValueDictionary()
         _remove_orphans()
         self.folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
         weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
@@ -53,23 +59,37 @@ class ByteCache:
             start: First byte wanted.
             stop: Byte after the last one wanted; the end when not given.
         """
-        name = hashlib.sha256(key.encode()).hexdigest()
-        with self._making[hash(key) % _LOCKS]:
-            file = self._open(name)
-            if file is None:
-                data = make()
-                self._keep(name, data)
-                return data[start:stop]
-        with file:
+        with self.open(key, lambda: [np.frombuffer(make(), np.uint8)]) as file:
             file.seek(start)
             return file.read(-1 if stop is None else max(stop - start, 0))
 
-    def _open(self, name: str) -> BinaryIO | None:
+    def open(self, key: str, make: Callable[[], Parts]) -> FileIO | BytesIO:
+        """Open what is kept under a key for reading, as `get`.
+
+        Args:
+            key: Any text.
+            make: Makes what belongs to it.
+
+        Returns:
+            A file without a buffer; its content stays what it is even if it is no longer kept.
+        """
+        name = hashlib.sha256(key.encode()).hexdigest()
+        with self._lock:
+            making = self._making.setdefault(name, threading.Lock())
+        with making:
+            file: FileIO | BytesIO | None = self._open(name)
+            if file is None:
+                parts = make()
+                self._keep(name, parts)
+                file = self._open(name) or BytesIO(b"".join(_contiguous(parts)))
+        return file
+
+    def _open(self, name: str) -> FileIO | None:
         with self._lock:
             if name not in self._sizes:
                 return None
             try:
-                file = (self.folder / name).open("rb")
+                file = FileIO(self.folder / name)
             except OSError:  # somebody cleaned up, or too many files are open
                 (self.folder / name).unlink(missing_ok=True)  # what is not counted must not stay
                 self._total -= self._sizes.pop(name)
@@ -77,21 +97,27 @@ class ByteCache:
             self._sizes.move_to_end(name)
             return file
 
-    def _keep(self, name: str, data: bytes) -> None:
-        if len(data) > self._max_bytes:
+    def _keep(self, name: str, parts: Parts) -> None:
+        num_bytes = sum(part.nbytes for part in parts)
+        if num_bytes > self._max_bytes:
             return
         with self._lock:  # also while writing: what is counted is there, and what is there counted
-            while self._total + len(data) > self._max_bytes:
+            while self._total + num_bytes > self._max_bytes:
                 oldest, size = self._sizes.popitem(last=False)
                 (self.folder / oldest).unlink(missing_ok=True)
                 self._total -= size
             try:
-                (self.folder / name).write_bytes(data)
+                with (self.folder / name).open("wb") as file:
+                    file.writelines(_contiguous(parts))
             except OSError:  # a full disk costs time, no more
                 (self.folder / name).unlink(missing_ok=True)
             else:
-                self._sizes[name] = len(data)
-                self._total += len(data)
+                self._sizes[name] = num_bytes
+                self._total += num_bytes
+
+
+def _contiguous(parts: Parts) -> Iterator[memoryview]:
+    return (np.ascontiguousarray(part).data for part in parts)
 
 
 def _remove_orphans() -> None:

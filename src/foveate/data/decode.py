@@ -102,10 +102,11 @@ def decode_pair(
         fits = mask.size == size
     if not fits:
         raise SampleError(_size_conflict(image, mask))
-    with named(image_path):
-        pixels = _pixels(image, config, min_size)
+    # What decoding a mask takes for a moment is then not on top of the image's pixels.
     with named(mask_path):
-        return pixels, _ids(mask)
+        ids = _ids(mask)
+    with named(image_path):
+        return _pixels(image, config, min_size), ids
 
 
 def _size_conflict(image: Source, mask: Source) -> str:
@@ -198,7 +199,7 @@ def _flat(image: Image.Image, config: DecodeConfig) -> NDArray[np.uint8]:
     if image.has_transparency_data:
         canvas = Image.new("RGBA", image.size, (*config.background, 255))
         image = Image.alpha_composite(canvas, image.convert("RGBA"))
-    return np.array(image.convert("RGB"))
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _ids(source: Source) -> NDArray[np.uint8]:
@@ -207,8 +208,9 @@ def _ids(source: Source) -> NDArray[np.uint8]:
     if image.mode in ("1", "P"):
         ids = np.array(image, dtype=np.uint8)
     elif image.mode == "L":
+        ids = np.array(image)
         # Pillow spreads 2 and 4-bit grey over 0 to 255; ids are what was stored.
-        ids = np.array(image) // {2: 85, 4: 17}.get(source.bits, 1)
+        ids //= {2: 85, 4: 17}.get(source.bits, 1)
     elif image.mode.startswith("I;16"):
         ids = _as_bytes(np.array(image), source.path)
     elif image.mode in ("LA", "RGB", "RGBA") and source.bits == 8:

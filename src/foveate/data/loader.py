@@ -19,16 +19,20 @@ from numpy.typing import NDArray
 from foveate import machine
 from foveate.config.augmentation import AugmentConfig
 from foveate.config.settings import DecodeConfig, LoaderConfig
+from foveate.config.tiles import TilesConfig
 from foveate.data.ahead import ReadAhead
 from foveate.data.batches import Batch, Batches, Drawing
 from foveate.data.features import FeatureFiles
 from foveate.data.manifest import Manifest
 from foveate.data.metadata import MetadataSchema
 from foveate.data.storage import Storage
+from foveate.data.tiles import images_at_once
 from foveate.data.unreadable import Unreadable
 from foveate.errors import ConfigError
 
 __all__ = ["Batch", "BatchLoader"]
+
+_WHOLE = TilesConfig()
 
 
 class BatchLoader(keras.utils.PyDataset, DataAdapter):
@@ -81,9 +85,13 @@ class BatchLoader(keras.utils.PyDataset, DataAdapter):
             Worth trying where many cores wait for Python; a script then needs the usual
             ``if __name__ == "__main__":``.
         queue_bytes: Most memory of the batches that wait or are being made.
-        cache_bytes: Most disk space for what is read from far away.
+        cache_bytes: Most disk space for what is read from far away, and for decoded images that
+            tiles are cut from.
         unreadable: ``fail`` stops at a sample that cannot be read, ``skip`` goes on without it.
         max_unreadable: Share of the rows, 0 to 1, above which ``skip`` stops as well.
+        tiles: Cuts each sample out of its image at full resolution: where its row says, see
+            `foveate.data.tiles`, or else anywhere, anew in each epoch. Images are taken whole if
+            tiles have no size.
         features: What a frozen backbone made of the rows: the batches then hold these arrays in
             place of ``images``. No file is read or augmented.
 
@@ -119,6 +127,7 @@ class BatchLoader(keras.utils.PyDataset, DataAdapter):
         cache_bytes: int = LoaderConfig().cache,
         unreadable: str = "fail",
         max_unreadable: float = 0.01,
+        tiles: TilesConfig = _WHOLE,
         features: FeatureFiles | None = None,
     ) -> None:
         super().__init__()
@@ -132,12 +141,13 @@ class BatchLoader(keras.utils.PyDataset, DataAdapter):
         self._unreadable = Unreadable(
             unreadable, max_unreadable, manifest.num_samples, manifest.source
         )
-        # Each process has a cache of its own.
-        self._storage = Storage(cache_bytes // max(processes, 1), sweeps=shuffle)
+        cache_bytes //= max(processes, 1)  # each process has a cache of its own
+        self._storage = Storage(cache_bytes, sweeps=shuffle)
+        at_once = images_at_once(manifest, cache_bytes)
         self._batches = Batches(
             manifest,
             image_size,
-            Drawing(batch_size, shuffle, sampling, repeat, remainder, cycle, seed),
+            Drawing(batch_size, shuffle, sampling, repeat, remainder, cycle, seed, at_once),
             augment,
             encode,
             num_classes,
@@ -145,6 +155,7 @@ class BatchLoader(keras.utils.PyDataset, DataAdapter):
             decode,
             self._storage,
             self._unreadable,
+            tiles,
             features,
         )
         threads = threads or machine.cpu_count()

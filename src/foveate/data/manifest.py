@@ -41,7 +41,8 @@ class Manifest:
             `group` (String), `split` (Enum of `SPLITS`; null is undecided), `weight` (Float32)
             and ``metadata.<name>`` (Float64 or String; null is missing). Of a packed dataset also
             `shard` (Enum of paths like `image`), and `image_offset`, `image_length` (integers),
-            the same for `mask`: `image` and `mask` are then the names of what was packed.
+            the same for `mask`: `image` and `mask` are then the names of what was packed. Where
+            images are read in tiles, the columns of `foveate.data.tiles`.
         root: Absolute folder that relative paths start from.
         source: What messages call the data.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +16,23 @@ from foveate.data.manifest import Manifest
 from foveate.data.storage import Storage
 from foveate.errors import ManifestError, SampleError
 
+IGNORED = 255
+"""Mask id of pixels without a class."""
+
 _CHUNK = 64  # masks a thread takes at once: small enough to report often
+_BAND = 2**20  # pixels counted at once: NumPy counts what takes eight times their bytes
 _COMMON = 10  # rows that give each of the default splits (80/10/10) at least one
 
-_Counts = tuple[NDArray[np.intp], NDArray[np.int64]]  # values and their pixels in one mask
+
+class _Counts(NamedTuple):
+    """The values in one mask and their pixels; its size, 0 where it cannot be used."""
+
+    ids: NDArray[np.intp]
+    pixels: NDArray[np.int64]
+    size: tuple[int, int]
+
+
+_NOTHING = _Counts(np.empty(0, np.intp), np.empty(0, np.int64), (0, 0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,10 +42,13 @@ class MaskScan:
     Attributes:
         values: Mask values found, ascending, without the ignored one.
         pixels: Pixels of each value in each mask, int64 of shape (rows, values).
+        sizes: (height, width) of each mask in pixels, int64 of shape (rows, 2); 0 where it cannot
+            be used.
     """
 
     values: tuple[int, ...]
     pixels: NDArray[np.int64]
+    sizes: NDArray[np.int64]
 
     @property
     def present(self) -> NDArray[np.bool_]:
@@ -121,7 +138,7 @@ def _scan_chunk(
         try:
             counts.append(_scan_row(manifest, row, decode, storage))
         except SampleError as error:
-            counts.append((np.empty(0, np.intp), np.empty(0, np.int64)))
+            counts.append(_NOTHING)
             problems.append(str(error))
     return counts, problems
 
@@ -135,16 +152,40 @@ def _scan_row(manifest: Manifest, row: int, decode: DecodeConfig, storage: Stora
             f"{mask} must have the size of its image, (height, width) {size}, but got "
             f"{values.shape}; the image is {image}"
         )
-    pixels = np.bincount(values.ravel(), minlength=256)
+    flat = values.ravel()
+    bands = (flat[start : start + _BAND] for start in range(0, flat.size, _BAND))
+    pixels = sum((np.bincount(band, minlength=256) for band in bands), np.zeros(256, np.int64))
     ids = np.flatnonzero(pixels)
-    return ids, pixels[ids]
+    return _Counts(ids, pixels[ids], size)
 
 
 def _gathered(found: Sequence[_Counts], ignore: int | None) -> MaskScan:
-    known = np.unique(np.concatenate([ids for ids, _ in found])) if found else np.empty(0, np.intp)
+    known = np.unique(np.concatenate([_NOTHING.ids, *(each.ids for each in found)]))
     known = known[known != ignore] if ignore is not None else known
     pixels = np.zeros((len(found), known.size), np.int64)
-    for row, (ids, counts) in enumerate(found):
+    for row, (ids, counts, _) in enumerate(found):
         kept = ids != ignore if ignore is not None else slice(None)
         pixels[row, np.searchsorted(known, ids[kept])] = counts[kept]
-    return MaskScan(tuple(int(value) for value in known), pixels)
+    sizes = np.array([each.size for each in found], np.int64).reshape(-1, 2)
+    return MaskScan(tuple(int(value) for value in known), pixels, sizes)
+
+
+def encode_mask(
+    mask: NDArray[np.uint8], name: str, encode: Callable[[Any], NDArray[Any]] | None
+) -> NDArray[np.uint8]:
+    """Turn the values of a mask into class ids.
+
+    Args:
+        mask: uint8 (H, W).
+        name: What messages call it.
+        encode: Such as `Task.encode`; None leaves the mask as it is.
+
+    Raises:
+        SampleError: It holds a value that is no class.
+    """
+    if encode is None:
+        return mask
+    try:
+        return encode(mask)
+    except SampleError as error:
+        raise SampleError(f"{name}: {error}") from None

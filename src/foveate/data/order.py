@@ -44,7 +44,12 @@ def check_sampling(manifest: Manifest, sampling: str, shuffle: bool) -> None:
 
 
 def epoch_rows(
-    manifest: Manifest, rng: np.random.Generator, shuffle: bool, sampling: str, repeat: int
+    manifest: Manifest,
+    rng: np.random.Generator,
+    shuffle: bool,
+    sampling: str,
+    repeat: int,
+    images_at_once: int | None = None,
 ) -> NDArray[np.uint32]:
     """Choose the rows of an epoch and their order.
 
@@ -54,6 +59,7 @@ def epoch_rows(
         shuffle: Whether the order is random; as in the manifest if not.
         sampling: One of `SAMPLINGS`, see `foveate.data.loader.BatchLoader`.
         repeat: How many passes over the rows follow one another.
+        images_at_once: Of how many images the tiles are mixed; of all when not given.
 
     Returns:
         Row numbers, (rows * repeat,).
@@ -64,7 +70,7 @@ def epoch_rows(
         if sampling != "uniform":
             classes = _classes(manifest) if sampling == "balanced" else None
             rows = drawn(_shares(manifest, sampling), rng, classes)
-        passes.append(_shuffled(manifest, rows, rng) if shuffle else rows)
+        passes.append(_shuffled(manifest, rows, rng, images_at_once) if shuffle else rows)
     return np.concatenate(passes)
 
 
@@ -107,9 +113,15 @@ def _classes(manifest: Manifest) -> NDArray[np.integer]:
 
 
 def _shuffled(
-    manifest: Manifest, rows: NDArray[np.uint32], rng: np.random.Generator
+    manifest: Manifest,
+    rows: NDArray[np.uint32],
+    rng: np.random.Generator,
+    images_at_once: int | None,
 ) -> NDArray[np.uint32]:
-    """Shuffle rows: all of them, or in windows where they lie in remote shards."""
+    """Shuffle rows: all of them, or in windows of decoded images, or of remote shards."""
+    if images_at_once is not None:
+        images = manifest.table["tile_image"].to_numpy()
+        return rows[shuffled_in_windows(images[rows], rng, images_at_once)]
     shards = manifest.remote_shards()
     if shards is not None:
         return rows[shuffled_in_windows(shards[rows], rng)]
@@ -120,14 +132,14 @@ def _shuffled(
 def shuffled_in_windows(
     shards: NDArray[np.integer], rng: np.random.Generator, window: int = _WINDOW_SHARDS
 ) -> NDArray[np.uint32]:
-    """Shuffle the shards, then the rows within each few shards that follow one another.
+    """Shuffle the shards, or images, then the rows within each few that follow one another.
 
     Each part of a shard is then wanted within a short time, once, and need not be fetched twice.
 
     Args:
-        shards: Number of the shard that each row lies in, (rows,).
+        shards: Number of the shard, or image, that each row lies in, (rows,).
         rng: The only source of randomness.
-        window: How many shards are mixed.
+        window: How many of them are mixed.
 
     Returns:
         Row numbers, (rows,).

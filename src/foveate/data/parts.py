@@ -19,8 +19,9 @@ from foveate.data.color import degrade, recolor
 from foveate.data.decode import decode_image, decode_pair
 from foveate.data.header import named, read
 from foveate.data.manifest import Manifest
+from foveate.data.masks import IGNORED
 from foveate.data.places import Encoded, Place
-from foveate.data.samples import IGNORED, sample_numbers
+from foveate.data.samples import sample_numbers
 from foveate.data.storage import Storage
 from foveate.data.warp import warp_image, warp_mask
 from foveate.errors import SampleError

@@ -11,18 +11,19 @@ from numpy.typing import NDArray
 
 from foveate.config.augmentation import AugmentConfig
 from foveate.config.settings import DecodeConfig
+from foveate.config.tiles import TilesConfig
 from foveate.data import augment as augmentation
 from foveate.data.decode import decode_image, decode_pair
 from foveate.data.features import MASKS, FeatureFiles
 from foveate.data.manifest import Manifest
+from foveate.data.masks import IGNORED, encode_mask
 from foveate.data.metadata import MetadataSchema
 from foveate.data.places import Place
 from foveate.data.storage import Storage
+from foveate.data.tile_reader import TileReader
+from foveate.data.tiles import NUM_DRAWS
 from foveate.data.unreadable import Unreadable
 from foveate.errors import SampleError
-
-IGNORED = 255
-"""Mask id of pixels without a class."""
 
 _BLOCK = 4  # numbers of a Philox generator at each count
 _NO_CHANGE = AugmentConfig(preset="none")
@@ -44,6 +45,7 @@ class SampleReader:
         seed: With epoch and place the only source of randomness.
         unreadable: What becomes of samples that cannot be read.
         storage: Gets what is no plain file of this machine.
+        tiles: Cuts the samples out of images at full resolution, if they have a size.
         features: What a backbone made of the samples, to give in place of images and masks.
     """
 
@@ -58,6 +60,7 @@ class SampleReader:
         seed: int,
         unreadable: Unreadable,
         storage: Storage,
+        tiles: TilesConfig,
         features: FeatureFiles | None = None,
     ) -> None:
         self._manifest, self._image_size = manifest, image_size
@@ -73,6 +76,9 @@ class SampleReader:
         self._labels = label_ids(manifest, encode) if has_labels else None
         self._metadata = metadata.arrays(manifest) if metadata is not None else None
         self._weights = self._sample_weights()
+        self._tiles = None
+        if tiles.size is not None:
+            self._tiles = TileReader(manifest, tiles, self._decode, self._encode, storage)
 
     def _sample_weights(self) -> NDArray[np.float32] | None:
         """Weights of all rows, (rows,), for masks (rows, 1, 1): as a loss a sample has."""
@@ -145,14 +151,20 @@ class SampleReader:
         numbers = sample_numbers(self._seed, epoch, first, len(rows)).tolist()
         changes = [augmentation.sample(self._ranges, drawn) for drawn in numbers]
         for place, parameters in enumerate(changes):
-            out = inputs["images"][place]
+            out, row = inputs["images"][place], int(rows[place])
+            mask_place = masks[place] if masks is not None else None
             try:
-                if masks is None or targets is None:
-                    self._read_image(images[place], parameters, out)
+                if self._tiles is None:
+                    image, mask = self._decoded(images[place], mask_place, parameters)
                 else:
-                    self._read_pair(images[place], masks[place], parameters, out, targets[place])
+                    draws = self._tile_draws(epoch, first + place)
+                    image, mask = self._tiles.read(row, images[place], mask_place, draws)
+                mask_out = targets[place] if mask is not None and targets is not None else None
+                augmentation.apply(
+                    image, parameters, self._image_size, mask, IGNORED, out, mask_out
+                )
             except SampleError as error:
-                self._unreadable.add(int(rows[place]), str(images[place]), error)
+                self._unreadable.add(row, str(images[place]), error)
                 out[:] = 0
                 if masks is not None and targets is not None:
                     targets[place] = IGNORED
@@ -160,36 +172,21 @@ class SampleReader:
                     weights[place] = 0
         return inputs, targets, weights
 
-    def _read_image(
-        self, path: Place, parameters: augmentation.Parameters, out: NDArray[np.uint8]
-    ) -> None:
+    def _decoded(
+        self, path: Place, mask_path: Place | None, parameters: augmentation.Parameters
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+        """Decode a whole image as large as is needed, and its mask if it has one."""
         needed = augmentation.decode_size(parameters, self._image_size)
-        image = decode_image(self._storage.fetch(path), self._decode, needed)
-        augmentation.apply(image, parameters, self._image_size, out=out)
+        file = self._storage.fetch(path)
+        if mask_path is None:
+            return decode_image(file, self._decode, needed), None
+        image, mask = decode_pair(file, self._storage.fetch(mask_path), self._decode, needed)
+        return image, encode_mask(mask, str(mask_path), self._encode)
 
-    def _read_pair(
-        self,
-        path: Place,
-        mask_path: Place,
-        parameters: augmentation.Parameters,
-        out: NDArray[np.uint8],
-        mask_out: NDArray[np.uint8],
-    ) -> None:
-        needed = augmentation.decode_size(parameters, self._image_size)
-        files = self._storage.fetch(path), self._storage.fetch(mask_path)
-        image, mask = decode_pair(*files, self._decode, needed)
-        mask = self._encode_mask(mask, mask_path)
-        augmentation.apply(
-            image, parameters, self._image_size, mask, IGNORED, out=out, mask_out=mask_out
-        )
-
-    def _encode_mask(self, mask: NDArray[np.uint8], path: Place) -> NDArray[np.uint8]:
-        if self._encode is None:
-            return mask
-        try:
-            return self._encode(mask)
-        except SampleError as error:
-            raise SampleError(f"{path}: {error}") from None
+    def _tile_draws(self, epoch: int, place: int) -> list[float]:
+        rng = random_generator(self._seed, epoch, place, stream=3)
+        draws: list[float] = rng.random(NUM_DRAWS).tolist()
+        return draws
 
 
 def label_ids(

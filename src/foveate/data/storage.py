@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import cached_property, lru_cache
+from io import BytesIO, FileIO
 from types import TracebackType
 
 from foveate.config.settings import LoaderConfig
+from foveate.data.cache import Parts
 from foveate.data.places import Encoded, Member, Place, is_remote
 from foveate.data.remote import RemoteReader, shared_cache
 from foveate.errors import SampleError
@@ -22,8 +25,8 @@ class Storage:
     goes on afterwards with new ones.
 
     Args:
-        cache_bytes: Most disk space for what is read from far away; all storages of a process
-            that agree on it share it.
+        cache_bytes: Most disk space for what is read from far away or kept; all storages of a
+            process that agree on it share it.
         sweeps: Whether the order of reading is that of `foveate.data.order`, so that the
             neighbours of what is read are wanted soon: then whole blocks are fetched.
     """
@@ -71,6 +74,13 @@ class Storage:
                 f"shard ends after {len(data)} of them; copy or pack it again"
             )
         return Encoded(str(place), data)
+
+    def keep(self, key: str, make: Callable[[], Parts]) -> FileIO | BytesIO:
+        """Open what was made before under a key, or is made now, see `ByteCache.open`.
+
+        It shares the disk space with what is read from far away.
+        """
+        return shared_cache(self._cache_bytes).open(key, make)
 
     def close(self) -> None:
         """Close all shards, each once no thread reads it any more."""

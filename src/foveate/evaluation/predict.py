@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,19 +14,24 @@ import polars as pl
 from numpy.typing import NDArray
 
 from foveate.config.settings import DecodeConfig, RunConfig
+from foveate.config.tiles import TilesConfig
 from foveate.data.decode import probe
 from foveate.data.loader import BatchLoader
 from foveate.data.manifest import Manifest
 from foveate.data.metadata import MetadataSchema
 from foveate.data.places import Place
 from foveate.data.storage import Storage
+from foveate.data.tiles import grid, require_room, with_sizes
 from foveate.data.unlabelled import read_unlabelled
 from foveate.disk import write_atomically
+from foveate.errors import SampleError
+from foveate.evaluation.stitch import Band, blended, whole_images
 from foveate.models.bundle import Bundle, load_bundle
 from foveate.runs import Run
 from foveate.scale import runtime
 from foveate.tasks.base import Task
 from foveate.tasks.build import task_from_dict
+from foveate.tasks.segmentation import Segmentation
 
 
 class Judged(NamedTuple):
@@ -55,6 +60,7 @@ class Predictor:
         schema: Metadata columns it needs; None without metadata.
         decode: From file to pixels, as in training.
         image_size: (height, width) it sees.
+        tiles: How images are cut into tiles, if they are.
     """
 
     bundle: Bundle
@@ -62,6 +68,7 @@ class Predictor:
     schema: MetadataSchema | None
     decode: DecodeConfig
     image_size: tuple[int, int]
+    tiles: TilesConfig
 
     @classmethod
     def load(cls, folder: Path) -> Predictor:
@@ -86,6 +93,7 @@ class Predictor:
             MetadataSchema.from_dict(said["metadata"]) if said["metadata"] else None,
             DecodeConfig.model_validate(said["decode"]),
             (height, width),
+            TilesConfig.model_validate(said.get("tiles", {})),
         )
 
     def loader(
@@ -94,7 +102,7 @@ class Predictor:
         """Make a loader of rows in their order, as this model wants them.
 
         Args:
-            manifest: The rows.
+            manifest: The rows; of tiles, if images are cut into tiles.
             config: The run's settings: batch size, threads and queue are what fitted there.
             unreadable: What a file that cannot be read does: ``fail`` or ``skip``.
         """
@@ -112,6 +120,7 @@ class Predictor:
             cache_bytes=config.loader.cache,
             unreadable=unreadable,
             max_unreadable=config.data.max_unreadable,
+            tiles=self.tiles,
         )
 
     def stream(self, loader: BatchLoader) -> Iterator[Judged]:
@@ -136,6 +145,52 @@ class Predictor:
                 yield Judged(rows[kept], inputs["images"][kept], targets, logits[kept])
         finally:
             loader.close()
+
+    def tile_rows(
+        self, manifest: Manifest, config: RunConfig, unreadable: str = "fail"
+    ) -> Manifest:
+        """Make a row of each tile that is needed to predict on images, see `stream`.
+
+        Args:
+            manifest: Rows of images.
+            config: As `loader`.
+            unreadable: As `loader`; with ``skip`` such an image is a single tile.
+
+        Raises:
+            SampleError: A header cannot be read.
+            ConfigError: An image is too large for the cache.
+        """
+        sizes = []
+        with Storage(config.loader.cache) as storage:
+            for place in manifest.image_places(np.arange(manifest.num_samples)):
+                try:
+                    sizes.append(probe(storage.fetch(place), self.decode))
+                except SampleError:
+                    if unreadable == "fail":
+                        raise
+                    sizes.append((0, 0))
+        manifest = with_sizes(manifest, sizes)
+        require_room(manifest, int(config.loader.cache))
+        return grid(manifest, self.tile_size, self.tiles.overlap)
+
+    def bands(self, judged: Iterable[Judged], tiles: Manifest) -> Iterator[Band]:
+        """Blend what the model made of overlapping tiles, see `foveate.evaluation.stitch`.
+
+        Args:
+            judged: What `stream` gives for `tiles`.
+            tiles: Rows of `tile_rows`.
+        """
+        pairs = (
+            pair
+            for batch in judged
+            for pair in zip(batch.rows.tolist(), batch.logits, strict=True)
+        )
+        return blended(pairs, tiles, self.tile_size)
+
+    @property
+    def tile_size(self) -> tuple[int, int]:
+        """(height, width) of a tile in pixels of the image."""
+        return self.tiles.size or self.image_size
 
 
 def predict(
@@ -163,20 +218,32 @@ def predict(
     predictor = Predictor.load(opened.model_folder)
     config = opened.config()
     manifest = read_unlabelled([Path(file) for file in files], config.data, predictor.schema)
-    loader = predictor.loader(manifest, config)
-    parts = []
     mask_names = _mask_names(manifest)
-    for judged in predictor.stream(loader):
-        columns = predictor.task.decode(judged.logits)
-        places = manifest.image_places(judged.rows)
-        if predictor.task.per_pixel:
-            pictures = columns.pop("mask")
-            if masks is not None:
-                paths = [Path(masks) / mask_names[row] for row in judged.rows]
-                _write_masks(paths, places, pictures, predictor.decode)
-                columns["mask"] = np.asarray([str(path) for path in paths], dtype=object)
+    parts = []
+    for rows, columns in _predictions(predictor, manifest, config):
+        places = manifest.image_places(rows)
+        pictures = columns.pop("mask", None)
+        if pictures is not None and masks is not None:
+            paths = [Path(masks) / mask_names[row] for row in rows]
+            _write_masks(paths, places, pictures, predictor.decode)
+            columns["mask"] = np.asarray([str(path) for path in paths], dtype=object)
         parts.append(pl.DataFrame({"image": [str(place) for place in places], **columns}))
     return pl.concat(parts)
+
+
+def _predictions(
+    predictor: Predictor, manifest: Manifest, config: RunConfig
+) -> Iterator[tuple[NDArray[np.integer], dict[str, NDArray[Any]]]]:
+    """Yield rows and what is predicted of them, masks of tiled images at their own size."""
+    task = predictor.task
+    if predictor.tiles.size is None or not isinstance(task, Segmentation):
+        for judged in predictor.stream(predictor.loader(manifest, config)):
+            yield judged.rows, task.decode(judged.logits)
+        return
+    tiles = predictor.tile_rows(manifest, config)
+    stream = predictor.stream(predictor.loader(tiles, config))
+    for whole in whole_images(predictor.bands(stream, tiles)):
+        yield np.array([whole.image]), task.decode_ids(whole.ids[None])
 
 
 def _mask_names(manifest: Manifest) -> list[str]:
@@ -200,5 +267,6 @@ def _write_masks(
     with Storage() as storage:
         for path, image, mask in zip(paths, images, masks, strict=True):
             height, width = probe(storage.fetch(image), decode)
-            full = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-            write_atomically(path, cv2.imencode(".png", full)[1].tobytes())
+            if mask.shape != (height, width):
+                mask = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+            write_atomically(path, cv2.imencode(".png", mask)[1].tobytes())

@@ -27,8 +27,8 @@ class Bundle:
 
     Attributes:
         model: Takes raw uint8 pixels and raw metadata, gives float32 logits.
-        description: JSON values: ``task``, ``image_size``, ``metadata``, ``decode``, ``backbone``,
-            and ``manifest``, the digest of the data it was trained on.
+        description: JSON values: ``task``, ``image_size``, ``metadata``, ``decode``, ``tiles``,
+            ``backbone``, and ``manifest``, the digest of the data it was trained on.
     """
 
     model: keras.Model

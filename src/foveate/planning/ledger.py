@@ -50,12 +50,14 @@ def justify(
     rows = measured.rows
     is_pinned = len(batch_sizes(config)) == 1
     chosen: Source = "pinned" if is_pinned else "derived"
-    size: Source = "pinned" if config.data.image_size else "derived"
+    tiled = config.data.tiles.size is not None
+    size: Source = "pinned" if config.data.image_size or tiled else "derived"
+    stated = "data.image_size" if config.data.image_size else "data.tiles"
     beyond = max(plan.peak_bytes - measured.base_bytes, 0)
     lines = [
         Line("data", str(found), "measured", f"the headers of {found.num_looked_at} files"),
         Line(
-            "splits",
+            "tiles of an epoch" if tiled else "splits",
             f"{rows['train']:,} train, {rows['validation']:,} validation, {rows['test']:,} test",
             "derived",
             "data.splits and what the data gives",
@@ -64,7 +66,7 @@ def justify(
              "derived" if config.runtime.backend == "auto" else "pinned", "runtime.backend"),
         _precision_line(plan, config, gain),
         Line("image size", f"{plan.image_size[0]}x{plan.image_size[1]}", size,
-             "data.image_size" if size == "pinned" else "the backbone's own"),
+             stated if size == "pinned" else "the backbone's own"),
         Line("effective batch size", str(config.effective_batch_size), "stated",
              "samples of one step"),
         Line("batch size", str(plan.batch_size), chosen,

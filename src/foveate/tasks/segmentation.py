@@ -77,13 +77,16 @@ class Segmentation(Task):
             )
         ]
 
-    def scorer(self) -> Scorer:
+    def scorer(self) -> SegmentationScorer:
         """Start gathering scores; see `Task.scorer`."""
         return SegmentationScorer(self.class_names)
 
     def decode(self, logits: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         """Give each pixel's class as the mask value it was trained on; see `Task.decode`."""
-        ids = logits.argmax(-1)
+        return self.decode_ids(logits.argmax(-1))
+
+    def decode_ids(self, ids: NDArray[np.integer]) -> dict[str, NDArray[Any]]:
+        """Do what `decode` does, for class ids (B, H, W)."""
         columns: dict[str, NDArray[Any]] = {"mask": np.asarray(self.values, np.uint8)[ids]}
         for index, name in enumerate(self.class_names):
             columns[f"share.{name}"] = (ids == index).mean(axis=(1, 2))
@@ -112,7 +115,11 @@ class SegmentationScorer(Scorer):
 
     def update(self, targets: NDArray[Any], logits: NDArray[np.float32]) -> None:
         """Take in one batch; see `Scorer.update`."""
-        self._counts += confusion(targets, logits.argmax(-1), len(self._class_names))
+        self.add(confusion(targets, logits.argmax(-1), len(self._class_names)))
+
+    def add(self, counts: NDArray[np.int64]) -> None:
+        """Take in pixels by true (rows) and predicted class, (K, K)."""
+        self._counts += counts
 
     def result(self) -> dict[str, Any]:
         """Compute all scores over the pixels of the whole split.

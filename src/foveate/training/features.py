@@ -70,7 +70,7 @@ def stored_features(
         RunError: The disk is full.
     """
     views = config.recipe.frozen_views or 1 if split == "train" else 1
-    rows = prepared.manifest.split(split)
+    rows = prepared.rows(split)
     shapes = feature_shapes(prepared, trunk)
     folder = _features_folder() / _key(config, prepared, rows, trunk, views)
     files = FeatureFiles(folder, rows.num_samples, views, shapes)
@@ -207,7 +207,8 @@ def _key(
     about = [
         __version__, keras.backend.backend(), keras.version(),
         rows.digest(), _stamps(rows), prepared.image_size, prepared.task.to_dict(),
-        config.data.decode.model_dump(mode="json"), config.data.unreadable, augment, views,
+        config.data.decode.model_dump(mode="json"), prepared.tiles.model_dump(mode="json"),
+        config.data.unreadable, augment, views,
         _trunk_digest(trunk),
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]

@@ -54,7 +54,7 @@ def _head(work: Work, index: int, stages: Sequence[Stage]) -> Feed | None:
     trunk, head = split_model(work.model)
     loaders = {}
     for split in ("train", "validation"):
-        if not work.prepared.manifest.split(split).num_samples:
+        if not work.prepared.rows(split).num_samples:
             continue
         stage = stage_time(work, index, stages)
         files = _files(work, trunk, split, stage.left * _SHARE_OF_STAGE if stage else None)

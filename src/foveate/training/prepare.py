@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from foveate import machine
 from foveate.config.settings import RunConfig
+from foveate.config.tiles import TilesConfig
 from foveate.data.decode import probe
 from foveate.data.loader import BatchLoader
 from foveate.data.manifest import Manifest, read_manifest
@@ -20,6 +21,7 @@ from foveate.data.remote import protocols, require_protocol
 from foveate.data.samples import label_ids
 from foveate.data.splits import assign_splits
 from foveate.data.storage import Storage
+from foveate.data.tiles import count, grid, require_room, visits, with_sizes
 from foveate.errors import ConfigError, SampleError
 from foveate.models.backbones import get_backbone
 from foveate.models.build import ModelInputs
@@ -43,6 +45,7 @@ class Prepared:
         schema: The metadata columns, fitted on the training split; None without metadata.
         class_counts: Training samples (pixels for masks) of each class, (K,) int64.
         image_size: (height, width) the model sees.
+        tiles: How images are cut into tiles, if they are.
     """
 
     manifest: Manifest
@@ -50,11 +53,30 @@ class Prepared:
     schema: MetadataSchema | None
     class_counts: NDArray[np.int64]
     image_size: tuple[int, int]
+    tiles: TilesConfig
 
     @property
     def model_inputs(self) -> ModelInputs:
         """What the model takes."""
         return ModelInputs(self.image_size, metadata_inputs(self.schema))
+
+    def rows(self, split: str) -> Manifest:
+        """Give what the loader of a split reads: its rows, or a row a tile.
+
+        A tile of the training split is drawn anew at each visit; those of the others together
+        cover each image once.
+        """
+        rows = self.manifest.split(split)
+        if self.tiles.size is None:
+            return rows
+        return visits(rows, self.tiles.size) if split == "train" else grid(rows, self.tiles.size)
+
+    def num_judged(self, split: str) -> int:
+        """Count what the model sees when a split is judged: its images, or overlapping tiles."""
+        rows = self.manifest.split(split)
+        if self.tiles.size is None:
+            return rows.num_samples
+        return count(rows, self.tiles.size, self.tiles.overlap)
 
     def loader(self, split: str, config: RunConfig, **others: Any) -> BatchLoader:
         """Make the loader of a split: shuffled and augmented for training, plain otherwise.
@@ -83,9 +105,11 @@ class Prepared:
             "cache_bytes": config.loader.cache,
             "unreadable": config.data.unreadable,
             "max_unreadable": config.data.max_unreadable,
+            "tiles": self.tiles,
         }
-        rows = self.manifest.split(split)
-        return BatchLoader(rows, self.image_size, config.batch_size, **{**options, **others})
+        return BatchLoader(
+            self.rows(split), self.image_size, config.batch_size, **{**options, **others}
+        )
 
 
 def prepare(
@@ -116,7 +140,8 @@ def prepare(
     schema = fit_schema(train, config.data.columns) if manifest.metadata_columns else None
     if schema is not None:
         schema.arrays(manifest)  # a bad value in a later split is better told now
-    return Prepared(manifest, task, schema, counts, _image_size(train, config))
+    size = _image_size(train, config)
+    return Prepared(manifest, task, schema, counts, size, config.data.tiles)
 
 
 def metadata_inputs(schema: MetadataSchema | None) -> MetadataInputs | None:
@@ -157,6 +182,11 @@ def _kind(manifest: Manifest, config: RunConfig) -> str:
             f"recipe.loss must be cross_entropy or focal for labels, but got "
             f"{config.recipe.loss.name!r}, which is for masks."
         )
+    if found == "classification" and config.data.tiles.size is not None:
+        raise ConfigError(
+            f"data.tiles cuts images with masks, but got a classification dataset from "
+            f"{manifest.source}: a tile has no label of its own. Leave data.tiles out."
+        )
     if found == "segmentation" and (config.augment.mix.mixup or config.augment.mix.cutmix):
         raise ConfigError("augment.mix blends labels, not masks: set mixup and cutmix to 0.")
     return found
@@ -175,7 +205,9 @@ def _segmentation(
     manifest: Manifest, config: RunConfig, report: Callable[[int, int], None] | None
 ) -> tuple[Manifest, Task, NDArray[np.int64]]:
     ignore, names = config.data.masks.ignore, config.data.masks.class_names
-    threads = config.loader.threads or machine.cpu_count()
+    in_tiles = config.data.tiles.size is not None
+    # Masks of large images take much memory: one at a time.
+    threads = 1 if in_tiles else config.loader.threads or machine.cpu_count()
     skip = config.data.unreadable == "skip"
     scan = scan_masks(
         manifest,
@@ -201,15 +233,19 @@ def _segmentation(
             f"{list(scan.values)}, but got {len(names)} names."
         )
     task = Segmentation(names or [str(value) for value in scan.values], scan.values, ignore)
+    if in_tiles:
+        manifest = with_sizes(manifest, scan.sizes)
+        require_room(manifest, int(config.loader.cache) // max(config.loader.processes, 1))
     manifest = assign_splits(manifest, config.data.splits, config.seed, scan.strata())
     in_train = (manifest.table["split"].cast(str) == "train").to_numpy()
     return manifest, task, scan.pixels[in_train].sum(axis=0)
 
 
 def _image_size(train: Manifest, config: RunConfig) -> tuple[int, int]:
-    """The stated size, the backbone's own, or the usual size of the images."""
-    if config.data.image_size is not None:
-        return config.data.image_size
+    """The stated size, the tile's, the backbone's own, or the usual size of the images."""
+    stated = config.data.image_size or config.data.tiles.size
+    if stated is not None:
+        return stated
     native = get_backbone(config.model.backbone).native_size
     if native is not None:
         return native

@@ -16,6 +16,7 @@ from foveate.data.loader import BatchLoader
 from foveate.data.parts import Sample, Source, decode_rate, read_rate, time_parts
 from foveate.data.profile import LoadTimes, repacked, sharp_side, time_loading
 from foveate.data.storage import Storage
+from foveate.errors import ConfigError
 from foveate.models.build import build_model
 from foveate.training.fitting import compile_stage
 from foveate.training.prepare import Prepared, prepare
@@ -98,8 +99,14 @@ def profile(data: Any, config: RunConfig, with_model: bool = True) -> Profile:
         What was measured, mostly on the first batches of the first epoch.
 
     Raises:
+        ConfigError: Images are read in tiles.
         FoveateError: As for `foveate.training.recipe.train`.
     """
+    if config.data.tiles.size is not None:
+        raise ConfigError(
+            "profile measures how whole images are loaded, but got data.tiles "
+            f"{config.data.tiles.size}. Leave it out; foveate plan measures a run in tiles."
+        )
     prepared = prepare(data, config)
     loader = prepared.loader("train", config)
     threads = config.loader.threads or machine.cpu_count()

@@ -158,10 +158,12 @@ def announce(console: Console, prepared: Prepared, config: RunConfig) -> None:
         f"{sizes.get(name, 0):,} {name}" for name in ("train", "validation", "test")
     )
     height, width = prepared.image_size
+    tile = prepared.tiles.size
+    cut = f" · tiles of {tile[0]}×{tile[1]} pixels" if tile is not None else ""
     console.print(
         f"{prepared.manifest.num_samples:,} samples ({shares}) · {prepared.task.name} in "
-        f"{prepared.task.num_outputs} classes · {config.model.backbone} at {height}×{width} · "
-        f"{keras.backend.backend()}",
+        f"{prepared.task.num_outputs} classes · {config.model.backbone} at {height}×{width}"
+        f"{cut} · {keras.backend.backend()}",
         highlight=False,
         markup=False,
         soft_wrap=True,

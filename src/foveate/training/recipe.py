@@ -215,6 +215,7 @@ def describe(prepared: Prepared, config: RunConfig) -> dict[str, Any]:
         "image_size": list(prepared.image_size),
         "metadata": prepared.schema.to_dict() if prepared.schema else None,
         "decode": config.data.decode.model_dump(mode="json"),
+        "tiles": config.data.tiles.model_dump(mode="json"),
         "backbone": config.model.backbone,
         "manifest": prepared.manifest.digest(),
     }

@@ -62,11 +62,9 @@ def _time(config: RunConfig, prepared: Prepared, clock: Clock, is_resumed: bool)
     """What the run may take; samples of the test split, or those in its place, are judged."""
     if config.budget.time is None:
         return None
-    validated, test = (
-        prepared.manifest.split(name).num_samples for name in ("validation", "test")
-    )
-    pace = Pace(config.batch_size, validated)
-    return RunTime(config.budget.time, clock, pace, test or validated, is_resumed)
+    judged = prepared.num_judged("test") or prepared.num_judged("validation")
+    pace = Pace(config.batch_size, prepared.rows("validation").num_samples)
+    return RunTime(config.budget.time, clock, pace, judged, is_resumed)
 
 
 def _stopping(config: RunConfig, prepared: Prepared) -> StoppingConfig:

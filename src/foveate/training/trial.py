@@ -26,6 +26,7 @@ from foveate.scale import runtime
 from foveate.training.fitting import compile_stage
 from foveate.training.prepare import Prepared, prepare
 from foveate.training.stages import Stage, plan_stages
+from foveate.training.trial_tiles import decoding_bytes, few_images
 from foveate.training.views import settle_views, stored_bytes
 
 _WARM_BATCHES = 3  # the first compiles, the next still grow the allocator
@@ -70,18 +71,24 @@ def _answers(
         "base_bytes": base,
         "startup_seconds": _age(),
         "rows": {
-            name: prepared.manifest.split(name).num_samples
-            for name in ("train", "validation", "test")
+            "train": prepared.rows("train").num_samples,
+            "validation": prepared.rows("validation").num_samples,
+            "test": prepared.num_judged("test"),
         },
         "weight_bytes": sum(weight.nbytes for weight in model.get_weights()),
         "frozen_views": config.recipe.frozen_views,
         "feature_bytes": stored_bytes(prepared, model, config.recipe.frozen_views or 0),
     }
+    decoding = 0
+    if config.data.tiles.size is not None:
+        prepared = few_images(prepared)
+        decoding = decoding_bytes(prepared, config)
     peaks: dict[int, int] = {}
     while (size := _next_size(request["batch_sizes"], peaks, base, request["limit"])) is not None:
         if len(peaks) > 1 and _age() > request["seconds"]:
             return  # nor is there time for another precision
         answer = _measure(prepared, _with_batch(config, size), model)
+        answer["peak_bytes"] += decoding
         peaks[size] = answer["peak_bytes"]
         yield answer
     if config.recipe.precision == "auto" and runtime.has_bfloat16():

@@ -31,8 +31,9 @@ class UnreadableList(keras.callbacks.Callback):
         for split, loader in self._loaders.items():
             new = self._run.add_unreadable(split, loader.unreadable)
             if new:
+                num_files = loader.manifest.table["image"].n_unique()  # a row may be a tile
                 self._console.print(
-                    f"warning: {len(new):,} of {loader.manifest.num_samples:,} {split} files "
+                    f"warning: {len(new):,} of {num_files:,} {split} files "
                     f"could not be read and are left out: {listed(new)}. "
                     f"Reasons: {self._run.unreadable_path}",
                     style="yellow",

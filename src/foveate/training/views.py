@@ -78,9 +78,7 @@ def stored_bytes(prepared: Prepared, model: keras.Model, views: int) -> int:
     if not views:
         return 0
     files = FeatureFiles(Path(), 0, 0, feature_shapes(prepared, split_model(model)[0]))
-    train, validation = (
-        prepared.manifest.split(name).num_samples for name in ("train", "validation")
-    )
+    train, validation = (prepared.rows(name).num_samples for name in ("train", "validation"))
     return files.item_bytes * (views * train + validation)
 
 
