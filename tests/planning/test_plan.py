@@ -18,7 +18,7 @@ from foveate.planning.fingerprint import Fingerprint
 from foveate.planning.measure import Measurement, Try
 from foveate.planning.plan import Plan
 from foveate.planning.planner import hold_to_budget
-from foveate.planning.reckon import batch_seconds, peak_bytes
+from foveate.planning.reckon import END_SECONDS, batch_seconds, peak_bytes
 from foveate.planning.settle import settle
 
 MIB = 1024**2
@@ -208,8 +208,8 @@ class TestSettle:
         plan = settle(config(), FOUND, USUAL, 8192 * MIB)
         # 800 samples at 0.02 and 0.1 s, 100 judged at 0.02 s.
         assert plan.epoch_seconds == pytest.approx({"frozen": 18.0, "fine_tune": 82.0})
-        # 10 s to start, 10 and 5 epochs, 100 samples to judge.
-        assert plan.total_seconds == pytest.approx(10 + 180 + 410 + 2)
+        # 10 s to start, 10 and 5 epochs, 100 samples to judge, and what ends a run.
+        assert plan.total_seconds == pytest.approx(10 + 180 + 410 + 2 + END_SECONDS)
 
     def test_time_is_open_where_the_number_of_epochs_is(self) -> None:
         open_ended = measured(tried(1), tried(32), stages=[("frozen", None), ("fine_tune", None)])
@@ -225,7 +225,8 @@ class TestSettle:
         assert any("50% of the time" in text for text in plan.advice)
 
     def test_what_one_more_gib_would_buy(self) -> None:
-        plan = settle(config(), FOUND, USUAL, 2000 * MIB)
+        slow = measured(*(tried(size, slow=0.5) for size in (1, 4, 32)))
+        plan = settle(config(), FOUND, slow, 2000 * MIB)
         assert any("One more GiB would allow batches of 32" in text for text in plan.advice)
         assert not any(
             "One more GiB" in text for text in settle(config(), FOUND, USUAL, 8192 * MIB).advice

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from foveate.config.settings import RunConfig
 from foveate.planning.fingerprint import Fingerprint
-from foveate.planning.measure import Measurement, batch_sizes
+from foveate.planning.measure import Measurement
 from foveate.planning.plan import Line, Plan, Source, size_text, time_text
 from foveate.planning.reckon import (
     KEPT_FREE,
@@ -17,8 +17,10 @@ from foveate.planning.reckon import (
     on_features,
     peak_bytes,
 )
+from foveate.planning.sizes import batch_sizes
 
 _GIB = 1024**3
+_WORTH_SAYING = 0.95  # of the time; more is noise
 RUN_FILES = 10
 """Times the weights: two checkpoints with the averages of Adam and one that is being written, the
 best epoch, and the model."""
@@ -147,8 +149,11 @@ def advice(
     gained = [
         size for size in larger if peak_bytes(measured, size) <= (ram + _GIB) * (1 - KEPT_FREE)
     ]
-    if gained:
-        now, then = (batch_seconds(measured, last, s) / s for s in (batch_size, gained[-1]))
+    now, then = (
+        batch_seconds(measured, last, size) / size
+        for size in (batch_size, gained[-1] if gained else batch_size)
+    )
+    if then < _WORTH_SAYING * now:
         lines.append(
             f"One more GiB would allow batches of {gained[-1]}: an epoch of {last} in "
             f"{then / now:.0%} of the time."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -9,6 +10,8 @@ import platform
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,7 @@ from foveate.data.listings import cache_folder
 from foveate.data.manifest import Manifest
 from foveate.disk import write_atomically
 from foveate.errors import FoveateError, RunError
+from foveate.planning.sizes import batch_sizes, next_size
 
 # The rooms below this one are named, not imported: they run in another process. It imports all
 # that a run does before it ends, so that the memory it starts from is that of a run.
@@ -42,6 +46,7 @@ except FoveateError as error:
 """
 _SHARE_OF_TIME = 0.15  # of a stated time, after which no further batch size is tried
 _SECONDS = 300.0  # the same where no time is stated
+_LONGEST = 900.0  # that a trial may last: where memory is refused, TensorFlow may wait for ever
 _DISTRIBUTIONS = ("foveate", "keras", "tensorflow", "tensorflow-cpu", "jax", "torch", "numpy")
 
 
@@ -57,6 +62,7 @@ class Try:
         wait_shares: Share of the time that was spent waiting for data, by stage.
         validation_seconds: Seconds that judging a sample takes.
         forward_seconds: Seconds that computing the features of a sample takes; 0 where none are.
+        compile_seconds: Seconds that a run takes to compile, all stages and the judging together.
         precision: Arithmetic of the layers.
     """
 
@@ -67,6 +73,7 @@ class Try:
     wait_shares: dict[str, float]
     validation_seconds: float
     forward_seconds: float = 0.0
+    compile_seconds: float = 0.0
     precision: Precision = "float32"
 
 
@@ -84,8 +91,7 @@ class Measurement:
         rows: Samples by split.
         weight_bytes: Size of the model's weights.
         tries: In ascending order of batch size, at least one.
-        others: At a batch size of these, in another precision; in the process of the others, so
-            that only their times count.
+        others: At a batch size of these, in another precision.
         limit: Bytes of memory at which larger batches were not tried any more.
         frozen_views: Views of each training image whose features are computed once.
         feature_bytes: Size of these features.
@@ -145,14 +151,6 @@ def measure(manifest: Manifest, config: RunConfig, limit: int) -> Measurement:
     return measured
 
 
-def batch_sizes(config: RunConfig) -> list[int]:
-    """Batch sizes that may be taken: the one that is stated, or all that make a whole step."""
-    if config.data.batch_size or config.recipe.gradient_accumulation_steps:
-        return [config.batch_size]
-    whole = config.effective_batch_size
-    return [size for size in range(1, whole + 1) if whole % size == 0]
-
-
 def _key(manifest: Manifest, config: RunConfig, sizes: list[int]) -> str:
     """Everything that the measured figures depend on, as a name."""
     settings = config.model_dump(mode="json")
@@ -177,30 +175,65 @@ def _key(manifest: Manifest, config: RunConfig, sizes: list[int]) -> str:
 
 
 def _try_out(manifest: Manifest, config: RunConfig, sizes: list[int], limit: int) -> Measurement:
+    """Try sizes one after the other, each in a fresh process: a backend keeps what it took."""
+    end = time.monotonic()
+    end += _SHARE_OF_TIME * config.budget.time if config.budget.time else _SECONDS
+    stated = config.recipe.precision
+    precision = "float32" if stated == "auto" else stated
     with tempfile.TemporaryDirectory(prefix="foveate-trial-") as name:
         folder = Path(name)
         manifest.save(folder / "manifest.parquet")
         (folder / "config.toml").write_text(to_toml(config))
-        seconds = _SHARE_OF_TIME * config.budget.time if config.budget.time else _SECONDS
-        request = {"batch_sizes": sizes, "limit": limit, "seconds": seconds}
-        (folder / "request.json").write_text(json.dumps(request))
-        command = [sys.executable, "-c", _CHILD, name, config.runtime.backend]
-        command.append(str(config.budget.cpus or 0))
-        outcome = subprocess.run(command, capture_output=True, text=True, check=False)
-        mistake = folder / "mistake"
-        if mistake.exists():
-            raise _mistake(mistake.read_text())
-        answers = folder / "answers.jsonl"
-        lines = answers.read_text().splitlines() if answers.exists() else []
-    if len(lines) < 2:
-        raise RunError(
-            f"A trial of the run must give its memory and time, but got exit code "
-            f"{outcome.returncode}: {outcome.stderr.strip()[-2000:] or 'no message'}."
+        about, first = _ask(folder, config, sizes[0], precision)
+        bfloat16 = about.pop("has_bfloat16") and stated == "auto"
+        tries, others, base = [first], [], about["base_bytes"]
+        while (size := next_size(sizes, _peaks(tries), base, limit)) is not None:
+            if time.monotonic() > end:
+                break
+            try:
+                tries.append(_ask(folder, config, size, precision)[1])
+                tries.sort(key=lambda one: one.batch_size)
+            except RunError:  # too large after all; what is known of the smaller ones holds
+                break
+        if bfloat16 and time.monotonic() <= end:
+            with contextlib.suppress(RunError):
+                size = tries[len(tries) // 2].batch_size
+                others.append(_ask(folder, config, size, "mixed_bfloat16")[1])
+    found = {"tries": map(asdict, tries), "others": map(asdict, others), "limit": limit}
+    return Measurement.from_dict({**about, **found})
+
+
+def _ask(
+    folder: Path, config: RunConfig, batch_size: int, precision: str
+) -> tuple[dict[str, Any], Try]:
+    """Have one batch size tried: what is to know of data and model, and the figures."""
+    (folder / "request.json").write_text(
+        json.dumps({"batch_size": batch_size, "precision": precision})
+    )
+    answer, mistake = folder / "answer.json", folder / "mistake"
+    answer.unlink(missing_ok=True)
+    command = [sys.executable, "-c", _CHILD, str(folder), config.runtime.backend]
+    command.append(str(config.budget.cpus or 0))
+    try:
+        outcome = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=_LONGEST
         )
-    about, *tries = map(json.loads, lines)
-    others = [one for one in tries if one["precision"] != tries[0]["precision"]]
-    tries = [one for one in tries if one not in others]
-    return Measurement.from_dict({**about, "tries": tries, "others": others, "limit": limit})
+        problem = f"exit code {outcome.returncode}: {outcome.stderr.strip()[-2000:] or 'no words'}"
+    except subprocess.TimeoutExpired:
+        problem = f"none within {_LONGEST / 60:.0f} minutes"
+    if mistake.exists():
+        raise _mistake(mistake.read_text())
+    if not answer.exists():
+        raise RunError(
+            f"A trial of the run with batches of {batch_size} must give its memory and time, but "
+            f"got {problem}."
+        )
+    found = json.loads(answer.read_text())
+    return found["about"], Try(**found["try"])
+
+
+def _peaks(tries: Sequence[Try]) -> dict[int, int]:
+    return {one.batch_size: one.peak_bytes for one in tries}
 
 
 def _mistake(text: str) -> FoveateError:

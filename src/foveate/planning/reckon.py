@@ -12,6 +12,10 @@ from foveate.planning.measure import Measurement, Try
 KEPT_FREE = 0.12
 """Share of the memory that is not planned for: a long run grows a little beyond a short trial."""
 _WORTH_IT = 1.1  # times as fast; less is noise
+END_SECONDS = 8.0
+"""Saving the model (0.8), loading it to judge (1.1), pictures of the worst mistakes (1.8), the
+report (0.7), the start and the end of the process (3), as measured with EfficientNet-Lite0 on two
+cores; what a larger network adds goes by the time it takes to compile."""
 LOADING_LIMITS = 0.2
 """Share of the time spent waiting above which loading is the bottleneck."""
 
@@ -57,8 +61,7 @@ def in_fastest_precision(measured: Measurement) -> Measurement:
     """Take the precision that was measured to be the fastest, if that is no matter of noise.
 
     Returns:
-        Measurements as they would be in it. Of memory it is taken to need as much as float32:
-        what was tried second started from what the first had left.
+        Measurements as they would be in it at each batch size, by how it compares at one.
     """
     for other in measured.others:
         base = next(one for one in measured.tries if one.batch_size == other.batch_size)
@@ -92,6 +95,7 @@ def _scaled(one: Try, base: Try, other: Try) -> Try:
     forward = other.forward_seconds / base.forward_seconds if base.forward_seconds else 1
     return replace(
         one,
+        peak_bytes=round(one.peak_bytes + max(other.peak_bytes - base.peak_bytes, 0)),
         stage_seconds={
             name: [factors[name] * second for second in seconds]
             for name, seconds in one.stage_seconds.items()
@@ -128,7 +132,8 @@ def total_seconds(measured: Measurement, batch_size: int, repeat: int) -> float 
     held_out = measured.rows["test"] or measured.rows["validation"]
     judging = held_out * nearest_try(measured, batch_size).validation_seconds
     features = features_seconds(measured, batch_size)
-    return measured.startup_seconds + features + training + judging
+    compiling = nearest_try(measured, batch_size).compile_seconds
+    return measured.startup_seconds + compiling + features + training + judging + END_SECONDS
 
 
 def spread(seconds: Sequence[float]) -> float:

@@ -8,7 +8,7 @@ from foveate.config.settings import RunConfig
 from foveate.errors import BudgetError, ConfigError
 from foveate.planning.fingerprint import Fingerprint
 from foveate.planning.ledger import advice, justify
-from foveate.planning.measure import Measurement, batch_sizes
+from foveate.planning.measure import Measurement
 from foveate.planning.plan import Plan, size_text
 from foveate.planning.reckon import (
     KEPT_FREE,
@@ -23,6 +23,7 @@ from foveate.planning.reckon import (
     spread,
     total_seconds,
 )
+from foveate.planning.sizes import batch_sizes
 
 _STEP = 50 * 1024**2  # budgets are named in such steps
 

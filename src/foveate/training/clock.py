@@ -11,13 +11,10 @@ import time
 from collections.abc import Callable
 
 from foveate.errors import BudgetError
+from foveate.planning.reckon import END_SECONDS
 
 _SAFETY = 1.25
 """By how much what comes once may take longer than it did, on a machine that others use too."""
-_END_SECONDS = 8.0
-"""Saving the model (0.8), loading it to judge (1.1), pictures of the worst mistakes (1.8), the
-report (0.7), the start and the end of the process (3), as measured with EfficientNet-Lite0 on two
-cores; what a larger network adds goes by the time it takes to compile."""
 _FIRST_SECONDS = 10.0
 """Compiling, the first step and the first validation, until they are measured."""
 _FEWEST_STEPS = 3
@@ -163,7 +160,7 @@ class RunTime:
     def training_end(self) -> float:
         """Moment at which the last validation must be over, so that there is time to judge."""
         judging = self.pace.compiling + _SAFETY * self._num_judged * self.pace.forward
-        return self._budget - _END_SECONDS - judging
+        return self._budget - END_SECONDS - judging
 
     def require_enough(self) -> None:
         """Check that there is time for any model, as far as can be told by now.

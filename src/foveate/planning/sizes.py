@@ -1,0 +1,54 @@
+"""Which batch sizes are possible, and which of them are worth a trial."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from foveate.config.settings import RunConfig
+
+_FIRST = 2  # number of the size that is tried first, if there are so many: 4 of 1, 2, 4, ..., 32
+_CONSTANT = 3.0
+"""What the first batch adds once, for code and workspaces, is at least the memory of so many
+samples; on EfficientNet-Lite0 and its U-Net it was that of 3.3 to 4.9."""
+
+
+def batch_sizes(config: RunConfig) -> list[int]:
+    """Batch sizes that may be taken: the one that is stated, or all that make a whole step."""
+    if config.data.batch_size or config.recipe.gradient_accumulation_steps:
+        return [config.batch_size]
+    whole = config.effective_batch_size
+    return [size for size in range(1, whole + 1) if whole % size == 0]
+
+
+def next_size(sizes: Sequence[int], peaks: Mapping[int, int], base: int, limit: int) -> int | None:
+    """Choose what to try: a small size, then the largest that surely fits, then that may fit.
+
+    Args:
+        sizes: All that may be taken, ascending.
+        peaks: Bytes of memory by size, of those that were tried.
+        base: Bytes of memory before the first batch.
+        limit: Bytes of memory that no try should exceed, as far as can be told.
+
+    Returns:
+        The size, or None where none is left that helps.
+    """
+    if not peaks:
+        return sizes[min(_FIRST, len(sizes) - 1)]
+    largest, smallest = max(peaks), min(peaks)
+    if len(peaks) == 1:
+        each = (peaks[largest] - base) / (largest + _CONSTANT)
+        surely = _fitting(sizes, largest, peaks[largest], each, limit)
+        # A smaller one may be all that fits; else it tells what a sample takes.
+        return surely or (sizes[0] if sizes[0] < smallest else None)
+    if len(peaks) == 2:
+        each = max(peaks[largest] - peaks[smallest], 0) / (largest - smallest)
+        return _fitting(sizes, largest, peaks[largest], each, limit)
+    return None
+
+
+def _fitting(sizes: Sequence[int], largest: int, peak: int, each: float, limit: int) -> int | None:
+    """The largest size that fits, beyond the largest that was tried, if a sample takes so much."""
+    return max(
+        (size for size in sizes if size > largest and peak + each * (size - largest) <= limit),
+        default=None,
+    )

@@ -1,0 +1,55 @@
+"""The batch sizes that are tried: few, within the limit as far as can be told, and enough."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from foveate.config.settings import RunConfig
+from foveate.planning.sizes import batch_sizes, next_size
+
+BASE = 800
+SIZES = [1, 2, 4, 8, 16, 32]
+
+
+def tried(each: float, once: float, limit: int, sizes: list[int] = SIZES) -> dict[int, int]:
+    """Ask and answer until nothing is left to try; memory grows by lines."""
+    peaks: dict[int, int] = {}
+    while (size := next_size(sizes, peaks, BASE, limit)) is not None:
+        assert size in sizes
+        assert size not in peaks
+        peaks[size] = round(BASE + once + each * size)
+    return peaks
+
+
+@given(st.floats(1, 100), st.floats(3, 20), st.integers(900, 9000))
+def test_no_try_after_the_first_exceeds_the_limit(each: float, share: float, limit: int) -> None:
+    peaks = tried(each, share * each, limit)
+    assert 1 <= len(peaks) <= 3
+    first, *others = peaks
+    assert first == 4
+    if peaks[first] > limit:
+        assert others == [1]
+    else:
+        assert all(peaks[size] <= limit for size in others)
+
+
+@given(st.floats(1, 100), st.floats(3, 20), st.integers(900, 9000))
+def test_the_largest_that_fits_is_known(each: float, share: float, limit: int) -> None:
+    peaks = tried(each, share * each, limit)
+    fitting = [
+        size for size in SIZES if round(BASE + share * each + each * size) <= limit - 10
+    ]  # MiB are rounded
+    if fitting and fitting[-1] > 4:
+        assert max(peaks) >= fitting[-1]
+
+
+def test_a_stated_size_is_the_only_one() -> None:
+    config = RunConfig.model_validate({"data": {"batch_size": 6}})
+    assert batch_sizes(config) == [6]
+    assert tried(10, 50, 5000, [6]) == {6: 910}
+    assert tried(10, 50, 850, [6]) == {6: 910}
+
+
+def test_what_makes_a_whole_step() -> None:
+    assert batch_sizes(RunConfig()) == SIZES
+    odd = RunConfig.model_validate({"recipe": {"effective_batch_size": 45}})
+    assert batch_sizes(odd) == [1, 3, 5, 9, 15, 45]
