@@ -27,7 +27,7 @@ def train_and_judge(
     """
     from foveate.training.clock import Clock
 
-    clock = Clock()  # before Keras is imported, which takes its time
+    clock = Clock.of_process()  # Python and Keras take their time
     from foveate.planning import planner
     from foveate.runs import Run
     from foveate.scale import runtime
@@ -54,7 +54,7 @@ def resume_and_judge(folder: Path) -> int | Path:
     from foveate.scale import runtime
     from foveate.training.clock import Clock
 
-    clock = Clock()
+    clock = Clock.of_process()
     run = Run.open(folder)
     run.require_resumable()
     planner.keep_to_processors(run.config())

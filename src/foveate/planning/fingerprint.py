@@ -41,9 +41,10 @@ class Fingerprint:
 
     def __str__(self) -> str:
         formats = ", ".join(f"{share:.0%} {name}" for name, share in self.formats.items())
+        size = self.file_bytes / 1024
         return (
             f"{self.num_rows:,} images, {formats}, mostly {_size(self.median_size)}, up to "
-            f"{_size(self.largest_size)} pixels, {self.file_bytes / 1024:,.0f} KiB each"
+            f"{_size(self.largest_size)} pixels, {size:,.{0 if size >= 10 else 1}f} KiB each"
         )
 
 

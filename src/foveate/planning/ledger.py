@@ -73,7 +73,7 @@ def justify(
              "samples of one step"),
         Line("batch size", str(plan.batch_size), chosen,
              "data.batch_size" if is_pinned else "the fastest that fits, the larger where equal"),
-        Line("accumulation", f"{plan.gradient_accumulation_steps} batches", "derived",
+        Line("accumulation", _counted(plan.gradient_accumulation_steps), "derived",
              "effective batch size / batch size"),
         Line("memory, start", size_text(measured.base_bytes), "measured",
              "libraries, table and model before the first batch"),
@@ -99,6 +99,10 @@ def justify(
         Line("bottleneck", plan.bottleneck, "measured", f"{waits:.0%} of the time waiting")
     )
     return lines
+
+
+def _counted(batches: int) -> str:
+    return f"{batches} batch{'es' if batches > 1 else ''}"
 
 
 def _precision_line(plan: Plan, config: RunConfig, gain: float | None) -> Line:

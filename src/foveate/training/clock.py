@@ -10,6 +10,8 @@ import math
 import time
 from collections.abc import Callable
 
+import psutil
+
 from foveate.errors import BudgetError
 from foveate.planning.reckon import END_SECONDS
 
@@ -34,6 +36,13 @@ class Clock:
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now, self.started = now, now()
+
+    @classmethod
+    def of_process(cls) -> Clock:
+        """Make one that started with this process."""
+        clock = cls()
+        clock.add(max(time.time() - psutil.Process().create_time(), 0.0))
+        return clock
 
     @property
     def spent(self) -> float:
@@ -147,20 +156,27 @@ class RunTime:
         pace: What was measured.
         num_judged: Samples that are judged after the training.
         is_resumed: Whether the run goes on: then it ends with what it has, however late.
+        slowness: How many times as long things take here as on an idle machine, at least 1.
     """
 
     def __init__(
-        self, budget: float, clock: Clock, pace: Pace, num_judged: int, is_resumed: bool = False
+        self,
+        budget: float,
+        clock: Clock,
+        pace: Pace,
+        num_judged: int,
+        is_resumed: bool = False,
+        slowness: float = 1.0,
     ) -> None:
         self.clock, self.pace = clock, pace
         self._budget, self._num_judged = budget, num_judged
-        self._is_resumed = is_resumed
+        self._is_resumed, self._end = is_resumed, END_SECONDS * slowness
 
     @property
     def training_end(self) -> float:
         """Moment at which the last validation must be over, so that there is time to judge."""
         judging = self.pace.compiling + _SAFETY * self._num_judged * self.pace.forward
-        return self._budget - END_SECONDS - judging
+        return self._budget - self._end - judging
 
     def require_enough(self) -> None:
         """Check that there is time for any model, as far as can be told by now.

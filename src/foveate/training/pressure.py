@@ -95,8 +95,8 @@ def halved(config: RunConfig, limit: str) -> RunConfig:
     if config.batch_size % 2:
         raise BudgetError(
             f"The run must stay below {limit}, but got there with batches of "
-            f"{config.batch_size}, which cannot be halved. What was learned is stored: state a "
-            "higher budget.ram in the run's config.toml and go on with foveate train --resume, or "
+            f"{config.batch_size}, which cannot be halved. State a higher budget.ram (in the "
+            "run's config.toml, to go on from its checkpoint with foveate train --resume), or "
             "start anew with a smaller data.image_size or model.backbone."
         )
     data = config.data.model_copy(update={"batch_size": config.batch_size // 2})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import process_time
 from typing import Any
 
 import keras
@@ -22,6 +23,8 @@ from foveate.training.prepare import Prepared, prepare
 from foveate.training.progress import announce, counting
 from foveate.training.tally import Tally
 from foveate.training.views import settle_views
+
+_SLOWEST = 3.0  # times as slow as an idle machine; more was hardly measured right
 
 
 def set_up(
@@ -49,22 +52,29 @@ def set_up(
         prepared = prepare(data, config, report)
     announce(console, prepared, config)
     keras.utils.set_random_seed(config.seed)
+    began, computed = clock.spent, process_time()
     with runtime.dtype_policy(config.recipe.precision):
         model = build_model(config.model, prepared.model_inputs, prepared.task, config.seed)
+    # One thread computes here, and nothing is waited for but processors that others use, too.
+    slowness = min(
+        max((clock.spent - began) / max(process_time() - computed, 1e-9), 1.0), _SLOWEST
+    )
     config = settle_views(config, prepared, model)
     tally = Tally(clock, MemoryGuard(memory_limit(config)))
-    time = _time(config, prepared, clock, checkpoint is not None)
+    time = _time(config, prepared, clock, checkpoint is not None, slowness)
     stopping = _stopping(config, prepared)
     return Work(run, config, prepared, model, stopping, console, tally, time)
 
 
-def _time(config: RunConfig, prepared: Prepared, clock: Clock, is_resumed: bool) -> RunTime | None:
+def _time(
+    config: RunConfig, prepared: Prepared, clock: Clock, is_resumed: bool, slowness: float
+) -> RunTime | None:
     """What the run may take; samples of the test split, or those in its place, are judged."""
     if config.budget.time is None:
         return None
     judged = prepared.num_judged("test") or prepared.num_judged("validation")
     pace = Pace(config.batch_size, prepared.rows("validation").num_samples)
-    return RunTime(config.budget.time, clock, pace, judged, is_resumed)
+    return RunTime(config.budget.time, clock, pace, judged, is_resumed, slowness)
 
 
 def _stopping(config: RunConfig, prepared: Prepared) -> StoppingConfig:
