@@ -30,6 +30,7 @@ __all__ = ["decode_image", "decode_mask", "decode_pair", "probe"]
 cv2.setNumThreads(0)
 # Where it fails Pillow says why; what it thinks of odd tags would fill the terminal.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_FATAL)
+_BAND = 2**22  # pixels copied from Pillow at once
 # What libjpeg complains about although all pixels are there; seen in well-known public datasets.
 _HARMLESS = ("before marker 0xd9", "unknown JFIF revision")
 
@@ -199,16 +200,29 @@ def _flat(image: Image.Image, config: DecodeConfig) -> NDArray[np.uint8]:
     if image.has_transparency_data:
         canvas = Image.new("RGBA", image.size, (*config.background, 255))
         image = Image.alpha_composite(canvas, image.convert("RGBA"))
-    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+    return _array(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def _array(image: Image.Image) -> NDArray[np.uint8]:
+    """Copy 8-bit pixels, (H, W) or (H, W, 3); at once it would take thrice their memory."""
+    width, height = image.size
+    lines = max(_BAND // width, 1)
+    if height <= lines:
+        return np.array(image, dtype=np.uint8)
+    out = np.empty((height, width, 3) if image.mode == "RGB" else (height, width), np.uint8)
+    for top in range(0, height, lines):
+        bottom = min(top + lines, height)
+        out[top:bottom] = np.asarray(image.crop((0, top, width, bottom)))
+    return out
 
 
 def _ids(source: Source) -> NDArray[np.uint8]:
     image = source.image
     _require_lossless(source)
     if image.mode in ("1", "P"):
-        ids = np.array(image, dtype=np.uint8)
+        ids = _array(image)
     elif image.mode == "L":
-        ids = np.array(image)
+        ids = _array(image)
         # Pillow spreads 2 and 4-bit grey over 0 to 255; ids are what was stored.
         ids //= {2: 85, 4: 17}.get(source.bits, 1)
     elif image.mode.startswith("I;16"):

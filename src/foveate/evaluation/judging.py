@@ -104,8 +104,7 @@ def judge_tiles(
         masks = TileReader(manifest, predictor.tiles, predictor.decode, task.encode, storage)
         for whole in whole_images(predictor.bands(watched(), tiles), masks.ids):
             scorer.add(whole.counts)
-            columns = task.decode_ids(whole.ids[None])
-            del columns["mask"]
+            columns = task.share_columns(whole.shares)
             parts.append(pl.DataFrame({"mean_iou": [_mean_iou(whole.counts)], **columns}))
             kept.append(whole.image)
     mistakes = tiles.take(worst.rows())

@@ -243,7 +243,8 @@ def _predictions(
     tiles = predictor.tile_rows(manifest, config)
     stream = predictor.stream(predictor.loader(tiles, config))
     for whole in whole_images(predictor.bands(stream, tiles)):
-        yield np.array([whole.image]), task.decode_ids(whole.ids[None])
+        mask = task.mask_values(whole.ids[None])
+        yield np.array([whole.image]), {"mask": mask, **task.share_columns(whole.shares)}
 
 
 def _mask_names(manifest: Manifest) -> list[str]:

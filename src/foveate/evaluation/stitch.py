@@ -38,11 +38,13 @@ class WholeImage(NamedTuple):
     Attributes:
         image: Its row.
         ids: Class of each pixel, uint8 (H, W), at the image's own size.
+        shares: Share of each class in them, float64 (1, K).
         counts: Pixels by true (rows) and predicted class, int64 (K, K); 0 without targets.
     """
 
     image: int
     ids: NDArray[np.uint8]
+    shares: NDArray[np.float64]
     counts: NDArray[np.int64]
 
 
@@ -59,18 +61,19 @@ def whole_images(
     Yields:
         An image as soon as its last band is there.
     """
-    ids, counts = np.empty((0, 0), np.uint8), np.empty((0, 0), np.int64)
+    ids, counts, pixels = np.empty((0, 0), np.uint8), np.empty((0, 0), np.int64), np.empty(0)
     for image, size, top, logits in bands:
         lines, num_classes = len(logits), logits.shape[-1]
         if top == 0:
-            ids = np.empty(size, np.uint8)
+            ids, pixels = np.empty(size, np.uint8), np.zeros(num_classes)
             counts = np.zeros((num_classes, num_classes), np.int64)
         chosen = ids[top : top + lines]
         chosen[:] = logits.argmax(-1)
+        pixels += np.bincount(chosen.ravel(), minlength=num_classes)
         if targets is not None:
             counts += confusion(targets(image, top, lines), chosen, num_classes)
         if top + lines == size[0]:
-            yield WholeImage(image, ids, counts)
+            yield WholeImage(image, ids, pixels[None] / ids.size, counts)
 
 
 def blended(

@@ -83,14 +83,18 @@ class Segmentation(Task):
 
     def decode(self, logits: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         """Give each pixel's class as the mask value it was trained on; see `Task.decode`."""
-        return self.decode_ids(logits.argmax(-1))
+        ids = logits.argmax(-1)
+        shares = [(ids == index).mean(axis=(1, 2)) for index in range(self.num_outputs)]
+        return {"mask": self.mask_values(ids), **self.share_columns(np.stack(shares, axis=-1))}
 
-    def decode_ids(self, ids: NDArray[np.integer]) -> dict[str, NDArray[Any]]:
-        """Do what `decode` does, for class ids (B, H, W)."""
-        columns: dict[str, NDArray[Any]] = {"mask": np.asarray(self.values, np.uint8)[ids]}
-        for index, name in enumerate(self.class_names):
-            columns[f"share.{name}"] = (ids == index).mean(axis=(1, 2))
-        return columns
+    def mask_values(self, ids: NDArray[np.integer]) -> NDArray[np.uint8]:
+        """Turn class ids of any shape into the mask values of the training data, uint8."""
+        values: NDArray[np.uint8] = np.asarray(self.values, np.uint8)[ids]
+        return values
+
+    def share_columns(self, shares: NDArray[np.float64]) -> dict[str, NDArray[Any]]:
+        """Name the share of each class in the pixels of images, (B, K)."""
+        return {f"share.{name}": shares[:, index] for index, name in enumerate(self.class_names)}
 
     def to_dict(self) -> dict[str, Any]:
         """Describe the task; see `Task.to_dict`."""
