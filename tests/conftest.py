@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from hypothesis import settings
 from PIL import Image
 
 os.environ["KERAS_BACKEND"] = "tensorflow"
+# Nothing that a user keeps is found or left; child processes see it, too.
+os.environ["FOVEATE_CACHE"] = (_cache := tempfile.TemporaryDirectory(prefix="foveate-")).name
 
 from foveate.scale import runtime
 

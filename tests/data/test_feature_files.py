@@ -69,6 +69,15 @@ def test_torn_ends_are_cut(tmp_path: Path) -> None:
     assert (found.read(np.arange(ROWS), 1)["features1"].ravel()[::4] == np.arange(5, 10)).all()
 
 
+def test_what_one_file_lacks_does_not_count(tmp_path: Path) -> None:
+    """A disk may be full between two files."""
+    found = files(tmp_path)
+    found.append(items(4))
+    found.append({"features": np.zeros((1, 3))})
+    found.sync({})
+    assert found.num_done == 4
+
+
 def test_files_that_were_cut_short_are_told(tmp_path: Path) -> None:
     found = files(tmp_path)
     found.append(items())

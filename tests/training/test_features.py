@@ -304,6 +304,12 @@ class TestDecision:
             train(digit_folders, pretrained(budget__disk="1MiB"), tmp_path / "run")
         assert not (tmp_path / "run").exists()
 
+    def test_without_a_frozen_backbone(
+        self, tiny_config: Config, digit_folders: Path, tmp_path: Path
+    ) -> None:
+        with pytest.raises(ConfigError, match="needs a stage with a frozen backbone, but got 1"):
+            train(digit_folders, tiny_config(recipe__frozen_views=1), tmp_path / "run")
+
     def test_mixing_is_refused(
         self, pretrained: Config, digit_folders: Path, tmp_path: Path, cache: Path
     ) -> None:

@@ -91,8 +91,10 @@ class FeatureFiles:
         for name in self.shapes:
             with self._file(name).open("ab") as file:
                 os.fsync(file.fileno())
-        name = next(iter(self.shapes))
-        items = self._file(name).stat().st_size // self._bytes_of(name)
+        # One file may have got more than another before the disk was full.
+        items = min(
+            self._file(name).stat().st_size // self._bytes_of(name) for name in self.shapes
+        )
         state = {"items": items, "unreadable": {str(row): why for row, why in unreadable.items()}}
         write_atomically(self._state, json.dumps(state))
 

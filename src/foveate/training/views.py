@@ -43,8 +43,15 @@ def settle_views(config: RunConfig, prepared: Prepared, model: keras.Model) -> R
             f"and model, but got {size_text(config.budget.disk)}. Raise it, or choose a smaller "
             "model.backbone."
         )
-    if stated == 0 or all(stage.name != "frozen" for stage in plan_stages(config)):
+    if all(stage.name != "frozen" for stage in plan_stages(config)):
+        if stated:
+            raise ConfigError(
+                f"recipe.frozen_views needs a stage with a frozen backbone, but got {stated} for "
+                "a run without one, since no weights are pretrained. Leave it out."
+            )
         return with_views(config, 0)
+    if stated == 0:
+        return config
     if stated is None:
         views = _views_that_pay(config, prepared)
         while views and stored_bytes(prepared, model, views) > room:
