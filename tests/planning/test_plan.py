@@ -233,6 +233,17 @@ class TestSettle:
         )
 
 
+def test_short_runs_are_less_certain() -> None:
+    """Starting and compiling are measured but once, and differ most."""
+    tries = [replace(one, compile_seconds=30.0) for one in USUAL.tries]
+    errors = [
+        settle(config(), FOUND, measured(*tries, stages=[("fine_tune", n)]), 8192 * MIB).error
+        for n in (1, 10, 1000)
+    ]
+    assert 0.3 > errors[0] > errors[1] > errors[2] > 0.05
+    assert errors[2] == pytest.approx(0.05, abs=0.01)
+
+
 def test_lines_go_through_what_was_tried() -> None:
     for size in (1, 4, 32):
         assert peak_bytes(USUAL, size) == BASE + size * EACH

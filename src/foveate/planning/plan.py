@@ -56,7 +56,7 @@ class Plan:
         peak_bytes: Memory that the run will take at most.
         epoch_seconds: Time of an epoch with its validation, by stage.
         total_seconds: Time from start to report; None where the number of epochs is open.
-        error: Share by which the times may be wrong either way.
+        error: Share by which the time from start to report may be wrong either way.
         queue_bytes: Most memory of batches that wait for the model.
         frozen_views: Views of each training image whose features are computed once.
         bottleneck: ``loading`` or ``model``.

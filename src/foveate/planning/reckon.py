@@ -16,6 +16,10 @@ END_SECONDS = 8.0
 """Saving the model (0.8), loading it to judge (1.1), pictures of the worst mistakes (1.8), the
 report (0.7), the start and the end of the process (3), as measured with EfficientNet-Lite0 on two
 cores; what a larger network adds goes by the time it takes to compile."""
+_LEAST_ERROR = 0.05
+_ERROR_OF_ONCE = 0.3
+"""Share by which starting and compiling differed between a trial and its run, on two cores whose
+disk cache others used as well."""
 LOADING_LIMITS = 0.2
 """Share of the time spent waiting above which loading is the bottleneck."""
 
@@ -132,8 +136,26 @@ def total_seconds(measured: Measurement, batch_size: int, repeat: int) -> float 
     held_out = measured.rows["test"] or measured.rows["validation"]
     judging = held_out * nearest_try(measured, batch_size).validation_seconds
     features = features_seconds(measured, batch_size)
+    return features + training + judging + once_seconds(measured, batch_size)
+
+
+def once_seconds(measured: Measurement, batch_size: int) -> float:
+    """Reckon what a run takes to start, compile and end, however much data there is."""
     compiling = nearest_try(measured, batch_size).compile_seconds
-    return measured.startup_seconds + compiling + features + training + judging + END_SECONDS
+    return measured.startup_seconds + compiling + END_SECONDS
+
+
+def time_error(measured: Measurement, batch_size: int, repeat: int) -> float:
+    """Say by which share the time from start to report may be wrong.
+
+    The steps are as certain as they were alike. What comes but once was measured but once.
+    """
+    one = nearest_try(measured, batch_size)
+    steps = max(_LEAST_ERROR, *(spread(seconds) for seconds in one.stage_seconds.values()))
+    total, once = total_seconds(measured, batch_size, repeat), once_seconds(measured, batch_size)
+    if total is None:
+        return steps
+    return steps + max(_ERROR_OF_ONCE - steps, 0.0) * once / total
 
 
 def spread(seconds: Sequence[float]) -> float:

@@ -20,7 +20,7 @@ from foveate.planning.reckon import (
     nearest_try,
     peak_bytes,
     precision_gain,
-    spread,
+    time_error,
     total_seconds,
 )
 from foveate.planning.sizes import batch_sizes
@@ -82,7 +82,7 @@ def settle(
         peak_bytes=round(peak_bytes(measured, batch_size)),
         epoch_seconds=epochs,
         total_seconds=total_seconds(measured, batch_size, repeat),
-        error=max(0.05, *(spread(seconds) for seconds in nearest.stage_seconds.values())),
+        error=time_error(measured, batch_size, repeat),
         queue_bytes=int(config.loader.queue),
         frozen_views=measured.frozen_views,
         bottleneck="loading" if waits > LOADING_LIMITS else "model",
