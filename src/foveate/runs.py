@@ -186,7 +186,7 @@ class Run:
     @property
     def best_weights(self) -> Path:
         """Weights of the best epoch so far."""
-        return self.checkpoints / "best.weights.h5"
+        return self.checkpoints / "best.npz"
 
     @property
     def model_folder(self) -> Path:

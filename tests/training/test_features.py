@@ -39,14 +39,20 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Images in each batch that went through a backbone to be stored."""
+    """Images in each batch that went through a backbone; for speed it takes their mean alone."""
     predict = keras.Model.predict_on_batch
     counts: list[int] = []
 
     def counting(model: keras.Model, x: Any) -> Any:
-        if model.name == "trunk":
-            counts.append(len(x))
-        return predict(model, x)
+        if model.name != "trunk":
+            return predict(model, x)
+        counts.append(len(x))
+        means = x.reshape(len(x), -1).mean(axis=1)
+        shapes = {name: (len(x), *tensor.shape[1:]) for name, tensor in model.output.items()}
+        return {
+            name: np.broadcast_to(means.reshape(-1, *[1] * (len(shape) - 1)), shape)
+            for name, shape in shapes.items()
+        }
 
     monkeypatch.setattr(keras.Model, "predict_on_batch", counting)
     return counts
