@@ -120,18 +120,8 @@ def save_checkpoint(
     }
     text = json.dumps({"format": _FORMAT, **state})
     arrays["state"] = np.frombuffer(text.encode(), np.uint8)
-    require_space(folder, sum(array.nbytes + 512 for array in arrays.values()))
     path = folder / f"checkpoint-{position:012d}.npz"
-    try:
-        with replacing(path) as beside:
-            np.savez(beside, **arrays)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise RunError(
-            f"A checkpoint must fit on the disk of {str(folder)!r}, but got: {error.strerror}. "
-            "Make room, then go on with --resume; the checkpoint before is intact."
-        ) from None
+    _write(path, arrays)
     for old in _files(folder)[_KEPT:]:
         old.unlink()
     return path
@@ -153,9 +143,7 @@ def save_weights(model: keras.Model, path: Path) -> None:
         f"{index:05d}": keras.ops.convert_to_numpy(weight)
         for index, weight in enumerate(model.weights)
     }
-    require_space(path.parent, sum(array.nbytes + 512 for array in arrays.values()))
-    with replacing(path) as beside:
-        np.savez(beside, **arrays)
+    _write(path, arrays)
 
 
 def load_weights(model: keras.Model, path: Path) -> None:
@@ -195,6 +183,21 @@ def drop_checkpoints(folder: Path) -> None:
     """Delete all checkpoints, as a finished run needs none."""
     for path in _files(folder):
         path.unlink()
+
+
+def _write(path: Path, arrays: Mapping[str, Any]) -> None:
+    require_space(path.parent, sum(array.nbytes + 512 for array in arrays.values()))
+    try:
+        with replacing(path) as beside:
+            np.savez(beside, **arrays)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise RunError(
+            f"A checkpoint must fit on the disk of {str(path.parent)!r}, but got: "
+            f"{error.strerror}. Make room, then go on with --resume; the checkpoint before is "
+            "intact."
+        ) from None
 
 
 def _files(folder: Path) -> list[Path]:
