@@ -1,7 +1,7 @@
 """What benchmarks of whole runs share: the datasets, the command line, how it went.
 
-A run is the command as a user types it, in a process of its own, with an empty memory of what was
-measured before; so each plans anew.
+A run is the command as a user types it, in a process of its own. Nothing is remembered of what was
+measured before, so each plans anew.
 """
 
 from __future__ import annotations
@@ -198,10 +198,13 @@ def run(
             try:
                 code = process.wait(EVERY)
             except psutil.TimeoutExpired:
-                watch(process)
-                if time.perf_counter() - start > 60 * longest:
-                    _kill(process)
+                with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+                    watch(process)
+                    if time.perf_counter() - start > 60 * longest:
+                        _kill(process)
         seconds = time.perf_counter() - start
+    if seconds > 60 * longest:
+        return Outcome(seconds, f"killed after {longest:g} minutes")
     return Outcome(seconds, _complaint(log, code) if code else "")
 
 
