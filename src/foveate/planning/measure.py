@@ -192,7 +192,6 @@ def _try_out(manifest: Manifest, config: RunConfig, sizes: list[int], limit: int
                 break
             try:
                 tries.append(_ask(folder, config, size, precision)[1])
-                tries.sort(key=lambda one: one.batch_size)
             except RunError:  # too large after all; what is known of the smaller ones holds
                 break
         if bfloat16 and time.monotonic() <= end:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 
 from foveate.config.settings import RunConfig
 
-_FIRST = 2  # number of the size that is tried first, if there are so many: 4 of 1, 2, 4, ..., 32
 _CONSTANT = 3.0
 """What the first batch adds once, for code and workspaces, is at least the memory of so many
 samples; on EfficientNet-Lite0 and its U-Net it was that of 3.3 to 4.9."""
@@ -21,7 +20,7 @@ def batch_sizes(config: RunConfig) -> list[int]:
 
 
 def next_size(sizes: Sequence[int], peaks: Mapping[int, int], base: int, limit: int) -> int | None:
-    """Choose what to try: a small size, then the largest that surely fits, then that may fit.
+    """Choose what to try: the smallest size, the largest that surely fits, the largest that may.
 
     Args:
         sizes: All that may be taken, ascending.
@@ -33,22 +32,19 @@ def next_size(sizes: Sequence[int], peaks: Mapping[int, int], base: int, limit: 
         The size, or None where none is left that helps.
     """
     if not peaks:
-        return sizes[min(_FIRST, len(sizes) - 1)]
+        return sizes[0]  # a trial should not exceed the limit either
     largest, smallest = max(peaks), min(peaks)
     if len(peaks) == 1:
         each = (peaks[largest] - base) / (largest + _CONSTANT)
-        surely = _fitting(sizes, largest, peaks[largest], each, limit)
-        # A smaller one may be all that fits; else it tells what a sample takes.
-        return surely or (sizes[0] if sizes[0] < smallest else None)
-    if len(peaks) == 2:
+    elif len(peaks) == 2:
         each = max(peaks[largest] - peaks[smallest], 0) / (largest - smallest)
-        return _fitting(sizes, largest, peaks[largest], each, limit)
-    return None
-
-
-def _fitting(sizes: Sequence[int], largest: int, peak: int, each: float, limit: int) -> int | None:
-    """The largest size that fits, beyond the largest that was tried, if a sample takes so much."""
+    else:
+        return None
     return max(
-        (size for size in sizes if size > largest and peak + each * (size - largest) <= limit),
+        (
+            size
+            for size in sizes
+            if size > largest and peaks[largest] + each * (size - largest) <= limit
+        ),
         default=None,
     )
