@@ -1,8 +1,8 @@
 """What the processes of a search do: look at the data, train and judge a run, or take trials.
 
-``python -m foveate.search.child look STUDY``, ``… train STUDY/trials/TRIAL/RUN`` and
-``… work STUDY/workers/NUMBER``; `foveate.search.process` starts them. The outcome, or the reason
-why there is none, goes to ``outcome.json`` in the folder.
+``python -m foveate.search.child look STUDY``, ``… train STUDY/trials/TRIAL/RUN``,
+``… retrain STUDY/retrained`` and ``… work STUDY/workers/NUMBER``; `foveate.search.process` starts
+them. The outcome, or the reason why there is none, goes to ``outcome.json`` in the folder.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 from rich.console import Console
 
 from foveate.config.files import load_config
@@ -31,18 +32,20 @@ def main(verb: str, folder: Path) -> int:
     """Do the work and write its outcome.
 
     Args:
-        verb: ``look``, ``train`` or ``work``.
+        verb: ``look``, ``train``, ``retrain`` or ``work``.
         folder: Where the outcome goes.
 
     Returns:
         The exit code.
     """
     end_with_parent()
-    work = {"look": _look, "train": _train, "work": _work}[verb]
+    work = {"look": _look, "train": _train, "retrain": _retrain, "work": _work}[verb]
     try:
         outcome = work(folder)
     except FoveateError as error:
-        outcome = {"error": type(error).__name__, "message": str(error)}
+        # What somebody else's code has raised is no contradiction of settings.
+        kind = RunError if error.__cause__ is not None else type(error)
+        outcome = {"error": kind.__name__, "message": str(error)}
     except KeyboardInterrupt:
         outcome = None
     if outcome is None:
@@ -76,9 +79,13 @@ def _look(folder: Path) -> dict[str, Any]:
     import keras
     import numpy as np
 
+    from foveate.models.backbones import get_backbone
     from foveate.training.prepare import prepare
     from foveate.training.stages import plan_stages
 
+    if (varied := config.search.space.get("model.backbone")) is not None:
+        for name in varied.choices:
+            get_backbone(str(name))
     path = folder / "manifest.parquet"
     prepared = prepare(Manifest.load(path), config)
     prepared.manifest.save(path)
@@ -104,7 +111,29 @@ def _look(folder: Path) -> dict[str, Any]:
 
 
 def _train(folder: Path) -> dict[str, Any] | None:
-    """Train and judge on the validation split; go on where an earlier process was stopped."""
+    """Train and judge on the validation split."""
+    study = folder.parents[2]
+    run = _trained(folder, Manifest.load(study / "manifest.parquet"))
+    return run and _judged(run, "validation")
+
+
+def _retrain(folder: Path) -> dict[str, Any] | None:
+    """Train on train and validation together, and judge on the test split, if there is one."""
+    manifest = Manifest.load(folder.parent / "manifest.parquet")
+    split = manifest.table["split"].cast(pl.String)
+    manifest = manifest.with_splits((split == "test").cast(pl.Int64).to_numpy() * 2)
+    run = _trained(folder, manifest)
+    if run is None:
+        return None
+    outcome = _judged(run, "test") if (split == "test").any() else {}
+    from foveate.report.report import write_report
+
+    write_report(run)
+    return outcome
+
+
+def _trained(folder: Path, manifest: Manifest) -> Run | None:
+    """Train, or go on where an earlier process was stopped; None where this one was."""
     from foveate.planning import planner
     from foveate.training.clock import Clock
 
@@ -116,7 +145,6 @@ def _train(folder: Path) -> dict[str, Any] | None:
         run = resume(run.folder, console, clock, restarts=True)
     elif not _is_finished(run):
         run.discard()
-        manifest = Manifest.load(folder.parents[2] / "manifest.parquet")
         source, plan = planner.hold_to_budget(manifest, config, console)
         from foveate.training.recipe import train
 
@@ -125,16 +153,17 @@ def _train(folder: Path) -> dict[str, Any] | None:
     if state == "restarting":
         sys.stdout.flush()
         os.execv(sys.executable, [sys.executable, "-m", "foveate.search.child", *sys.argv[1:]])  # noqa: S606
-    if state == "interrupted":
-        return None
+    return None if state == "interrupted" else run
+
+
+def _judged(run: Run, split: str) -> dict[str, Any]:
     from foveate.evaluation.scores import evaluate
 
-    scores = evaluate(run, "validation")["scores"]
-    status, settled = run.status(), run.config()
+    scores = evaluate(run, split)["scores"]
     return {
         "scores": scores,
-        "peak_bytes": status["peak_memory_bytes"],
-        "batch_size": settled.batch_size,
+        "peak_bytes": run.status()["peak_memory_bytes"],
+        "batch_size": run.config().batch_size,
     }
 
 

@@ -237,4 +237,8 @@ def _leaving_nothing_half_done(folder: StudyFolder) -> Iterator[None]:
 
 
 def conclude(folder: StudyFolder, console: Console) -> None:
-    """Write what was found."""
+    """Write what was found, and say it in short.
+
+    Raises:
+        RunError: No trial has succeeded; the report says why.
+    """

@@ -51,7 +51,7 @@ class Space:
         ]
         if problems:
             raise ConfigError(
-                "\n".join(["What is searched must be settings of a run:", *problems])
+                "\n".join(["A search varies settings of a run, but got:", *problems])
             )
         self.ranges = dict(_by_dependence(found))
 
@@ -150,7 +150,7 @@ class Space:
             try:
                 with_settings(self._base, {**_conditions(one), key: value})
             except ConfigError as error:
-                yield str(error).splitlines()[-1].strip()
+                yield str(error).splitlines()[-1].strip().removeprefix(f"--{key}: ")
 
 
 def _conditions(one: RangeConfig) -> Values:

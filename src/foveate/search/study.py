@@ -8,6 +8,7 @@ import socket
 import uuid
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -133,8 +134,7 @@ def open_storage(url: str) -> optuna.storages.RDBStorage:
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # what there is to say, we say
     options = {"connect_args": {"timeout": _LOCK_SECONDS}} if url.startswith("sqlite") else {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    with settled():
         try:
             return optuna.storages.RDBStorage(
                 url,
@@ -263,10 +263,17 @@ def queue_more(study: optuna.Study, config: SearchConfig) -> None:
         study.enqueue_trial({})
 
 
-def reclaim(study: optuna.Study) -> None:
-    """Queue the trials again whose worker is gone: it has not been heard of, or is dead here."""
+@contextmanager
+def settled() -> Iterator[None]:
+    """Keep Optuna from warning of what it calls experimental and we have settled on."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        yield
+
+
+def reclaim(study: optuna.Study) -> None:
+    """Queue the trials again whose worker is gone: it has not been heard of, or is dead here."""
+    with settled():
         optuna.storages.fail_stale_trials(study)
     for one in study.get_trials(False, (TrialState.RUNNING,)):
         if _is_left(one):
@@ -330,6 +337,5 @@ def _is_left(trial: optuna.trial.FrozenTrial) -> bool:
 def _queue_again(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
     again = copy.copy(trial)  # what it inherits: not who had worked on it
     again.user_attrs = {key: one for key, one in trial.user_attrs.items() if key == "baseline"}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    with settled():
         optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=_MOST_RETRIES)(study, again)

@@ -25,6 +25,7 @@ from foveate.search.study import (
     open_storage,
     original_number,
     reclaim,
+    settled,
     this_worker,
 )
 from foveate.search.trial import (
@@ -99,7 +100,8 @@ class Worker:
         study = optuna.load_study(study_name=self._folder.name, storage=self._storage)
         begun = sum(one.state != TrialState.WAITING for one in study.get_trials(deepcopy=False))
         seeds = np.random.SeedSequence([self._config.seed, begun, self._number])
-        study.sampler = _sampler(self._config.search, int(seeds.generate_state(1)[0]))
+        with settled():
+            study.sampler = _sampler(self._config.search, int(seeds.generate_state(1)[0]))
         study.pruner = self._pruner
         return study
 
