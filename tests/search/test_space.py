@@ -16,6 +16,8 @@ from foveate.config.settings import RunConfig
 from foveate.errors import ConfigError
 from foveate.search.space import Space
 
+MOMENTUM = '{ low = 0.8, high = 0.99, when = { "recipe.optimizer.name" = "sgd" } }'
+
 
 def config(**ranges: str) -> RunConfig:
     flags = {f"search.space.{key.replace('__', '.')}": text for key, text in ranges.items()}
@@ -41,16 +43,13 @@ class TestRanges:
             recipe.optimizer.name = ["adamw", "sgd"]
             model.dropout = "0..0.5 step 0.1"
             "recipe.optimizer.momentum" = """
-            + (
-                momentum
-                := '{ low = 0.8, high = 0.99, when = { "recipe.optimizer.name" = "sgd" } }'
-            )
+            + MOMENTUM
         )
         flags = config(
             recipe__learning_rate="1e-4..3e-2 log",
             recipe__optimizer__name="adamw,sgd",
             model__dropout="0..0.5 step 0.1",
-            recipe__optimizer__momentum=momentum,
+            recipe__optimizer__momentum=MOMENTUM,
         )
         assert load_config(path).search.space == flags.search.space
 
@@ -143,12 +142,8 @@ class TestSpace:
 
 
 class TestConditions:
-    MOMENTUM = '{ low = 0.8, high = 0.99, when = { "recipe.optimizer.name" = "sgd" } }'
-
     def test_a_setting_is_varied_only_where_its_condition_holds(self) -> None:
-        searched = space(
-            recipe__optimizer__momentum=self.MOMENTUM, recipe__optimizer__name="adamw,sgd"
-        )
+        searched = space(recipe__optimizer__momentum=MOMENTUM, recipe__optimizer__name="adamw,sgd")
         found = suggestions(searched)
         assert any("recipe.optimizer.momentum" in values for values in found)
         for values in found:
@@ -156,7 +151,7 @@ class TestConditions:
             assert ("recipe.optimizer.momentum" in values) == is_sgd
 
     def test_a_condition_may_name_a_setting_that_is_not_varied(self) -> None:
-        assert suggestions(space(recipe__optimizer__momentum=self.MOMENTUM), 1) == [{}]
+        assert suggestions(space(recipe__optimizer__momentum=MOMENTUM), 1) == [{}]
 
     def test_a_circle_is_refused(self) -> None:
         with pytest.raises(ConfigError, match="circle"):

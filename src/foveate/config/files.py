@@ -215,7 +215,8 @@ def _explain(error: ValidationError, path: str | Path | None, flags: Mapping[str
         key = ".".join(_key_parts(problem["loc"]))
         given = [f for f in flags if f"{f}.".startswith(f"{key}.") or key.startswith(f"{f}.")]
         source = f"--{given[0]}" if given else f"{path}: {key}" if path else key
-        lines.append(f"  {source}: {_problem_text(problem, key)}")
+        text = _problem_text(problem, key)
+        lines.append(f"  {source}: {text}" if source else f"  {text}")
     return "\n".join(lines)
 
 

@@ -114,7 +114,7 @@ def _train(folder: Path) -> dict[str, Any] | None:
     """Train and judge on the validation split."""
     study = folder.parents[2]
     run = _trained(folder, Manifest.load(study / "manifest.parquet"))
-    return run and _judged(run, "validation")
+    return None if run is None else _judged(run, "validation")
 
 
 def _retrain(folder: Path) -> dict[str, Any] | None:

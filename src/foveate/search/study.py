@@ -141,12 +141,12 @@ def open_storage(url: str) -> optuna.storages.RDBStorage:
                 engine_kwargs=options,
                 heartbeat_interval=_HEARTBEAT,
                 grace_period=_GRACE,
-                heartbeat_stale_trial_callback=_queue_again,
+                heartbeat_stale_trial_callback=queue_again,
             )
         except ImportError as error:
             raise MissingDependencyError(
                 f"search.storage {url!r} needs a database driver: {error.__cause__ or error}. For "
-                "PostgreSQL: pip install psycopg2-binary"
+                'PostgreSQL: pip install "psycopg[binary]"'
             ) from None
         except Exception as error:
             reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
@@ -286,7 +286,7 @@ def give_up(study: optuna.Study, number: int) -> None:
         ended = study.tell(number, state=TrialState.FAIL)
     except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
         return  # another worker was faster
-    _queue_again(study, ended)
+    queue_again(study, ended)
 
 
 def reclaim_lost(study: optuna.Study) -> None:
@@ -298,7 +298,7 @@ def reclaim_lost(study: optuna.Study) -> None:
     succeeded = {number for one in trials for number in one.system_attrs.get("retry_history", [])}
     for one in trials:
         if one.state == TrialState.FAIL and not has_outcome(one) and one.number not in succeeded:
-            _queue_again(study, one)
+            queue_again(study, one)
 
 
 def has_outcome(trial: optuna.trial.FrozenTrial) -> bool:
@@ -334,7 +334,8 @@ def _is_left(trial: optuna.trial.FrozenTrial) -> bool:
         return True
 
 
-def _queue_again(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+def queue_again(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+    """Queue a trial once more that has ended without an outcome."""
     again = copy.copy(trial)  # what it inherits: not who had worked on it
     again.user_attrs = {key: one for key, one in trial.user_attrs.items() if key == "baseline"}
     with settled():

@@ -21,9 +21,9 @@ from foveate.search.space import Space, Values
 from foveate.search.study import (
     StudyFolder,
     choose_pruning,
-    give_up,
     open_storage,
     original_number,
+    queue_again,
     reclaim,
     settled,
     this_worker,
@@ -122,8 +122,8 @@ class Worker:
         try:
             study.optimize(objective, n_trials=1, catch=(TrialFailed,))
         except KeyboardInterrupt:
-            for number in taken:
-                give_up(study, number)
+            for number in taken:  # Optuna has ended it
+                queue_again(study, study.get_trials(deepcopy=False)[number])
             raise
         except optuna.exceptions.UpdateFinishedTrialError:
             pass  # this process stood still for so long that others took the trial over
