@@ -50,7 +50,7 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         port = one.getsockname()[1]
     with log.open("wb") as output:
         server = subprocess.Popen(
-            [str(BINARIES / "postgres"), "-D", str(data), "-p", str(port), "-k", str(folder), "-F"],
+            [str(BINARIES / "postgres"), "-D", str(data), "-p", str(port), "-k", "", "-F"],
             user=user, stdout=output, stderr=output, cwd=folder,
         )  # fmt: skip
     try:

@@ -27,6 +27,7 @@ from foveate.search.space import Space
 try:
     import optuna
     from optuna.trial import TrialState
+    from sqlalchemy.pool import NullPool
 except ImportError:
     if not TYPE_CHECKING:
         raise MissingDependencyError(
@@ -133,7 +134,9 @@ def open_storage(url: str) -> optuna.storages.RDBStorage:
         MissingDependencyError: Its driver is not installed.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # what there is to say, we say
-    options = {"connect_args": {"timeout": _LOCK_SECONDS}} if url.startswith("sqlite") else {}
+    options: dict[str, Any] = {"poolclass": NullPool}  # no connection is left open
+    if url.startswith("sqlite"):
+        options["connect_args"] = {"timeout": _LOCK_SECONDS}
     with settled():
         try:
             return optuna.storages.RDBStorage(
