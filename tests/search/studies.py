@@ -24,6 +24,7 @@ FACTS = Facts(
     has_metadata=False,
     is_tuned=False,
     backend="tensorflow",
+    image_size=(224, 224),
 )
 AT_ONCE = "0.1s"  # no process has even imported Keras by then: such a trial times out
 

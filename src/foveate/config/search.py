@@ -146,6 +146,10 @@ class SearchConfig(Section):
     """Score of the validation split to make best; `auto` is accuracy, or mean_iou for masks."""
     pruning: Literal["auto", "none", "median", "asha", "hyperband"] = "auto"
     """Which trials are ended early; `auto` is median where the objective is told every epoch."""
+    proxy: Literal["none", "frozen", "small", "share"] = "none"
+    """Cheap run that decides whether a trial is run in full: its frozen stage alone, half the
+    image size, or a quarter of the training samples; dropped where it ranks settings otherwise
+    than full runs do."""
     repeats: PositiveInt = 1
     """Runs of each trial, with different seeds; their mean counts."""
     workers: PositiveInt = 1

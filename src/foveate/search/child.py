@@ -107,13 +107,15 @@ def _look(folder: Path) -> dict[str, Any]:
         "has_metadata": prepared.schema is not None,
         "is_tuned": any(stage.name == "fine_tune" for stage in plan_stages(config)),
         "backend": keras.backend.backend(),
+        "image_size": prepared.image_size,
     }
 
 
 def _train(folder: Path) -> dict[str, Any] | None:
     """Train and judge on the validation split."""
-    study = folder.parents[2]
-    run = _trained(folder, Manifest.load(study / "manifest.parquet"))
+    study, of_its_own = folder.parents[2], folder / "manifest.parquet"
+    found = of_its_own if of_its_own.exists() else study / "manifest.parquet"
+    run = _trained(folder, Manifest.load(found))
     return None if run is None else _judged(run, "validation")
 
 

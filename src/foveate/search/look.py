@@ -22,6 +22,7 @@ class Facts:
         has_metadata: Whether there is more than images.
         is_tuned: Whether a pretrained backbone is fine-tuned.
         backend: Keras backend.
+        image_size: (height, width) the model sees, in pixels.
         learning_rate: What the range test suggests; None where it was not made.
     """
 
@@ -32,12 +33,14 @@ class Facts:
     has_metadata: bool
     is_tuned: bool
     backend: str
+    image_size: tuple[int, int]
     learning_rate: float | None = None
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Facts:
         """Make one from what `dataclasses.asdict` gave, through JSON."""
-        return cls(**{**values, **{name: tuple(values[name]) for name in ("scores", "told")}})
+        lists = {name: tuple(values[name]) for name in ("scores", "told", "image_size")}
+        return cls(**{**values, **lists})
 
 
 def look(folder: Path) -> Facts:

@@ -22,6 +22,7 @@ from foveate.config.settings import RunConfig
 from foveate.disk import write_atomically
 from foveate.errors import ConfigError, MissingDependencyError, RunError, nearest
 from foveate.search.look import Facts
+from foveate.search.proxy import proxy_settings
 from foveate.search.space import Space
 
 try:
@@ -173,6 +174,7 @@ def create_study(folder: StudyFolder, config: RunConfig, facts: Facts, space: Sp
     """
     objective = choose_objective(config.search, facts)
     choose_pruning(config.search, objective, facts)
+    proxy_settings(config.search, facts)
     queue = list(_first_trials(config.search, space))
     try:
         study = optuna.create_study(

@@ -20,7 +20,9 @@ from foveate.disk import write_atomically
 from foveate.errors import BudgetError
 from foveate.planning.plan import size_text
 from foveate.runs import Run
+from foveate.search.look import Facts
 from foveate.search.process import Child
+from foveate.search.proxy import is_among_best, proxy_settings, save_share, standing
 
 _LOOK_EVERY = 0.2  # seconds between two looks at a run
 _HUNG = 5.0  # times as long as the slowest trial so far
@@ -36,7 +38,7 @@ class TrialRuns:
         trial: Told every epoch, if its pruner wants to know.
         config: The settings of the runs, but for the seed.
         folder: Where their folders go.
-        objective: Name of the score that counts.
+        facts: What data and model are like.
         limits: What ends a run.
     """
 
@@ -45,11 +47,12 @@ class TrialRuns:
         trial: optuna.Trial,
         config: RunConfig,
         folder: Path,
-        objective: str,
+        facts: Facts,
         limits: Limits,
     ) -> None:
         self._trial, self._config, self._folder = trial, config, folder
-        self._objective, self._limits = objective, limits
+        self._facts, self._limits = facts, limits
+        self._objective = str(trial.study.user_attrs["objective"])
 
     def value(self) -> float:
         """Run the repeats and give the mean of their scores; all that they told is kept.
@@ -62,6 +65,8 @@ class TrialRuns:
             RuntimeError: Its process died.
             KeyboardInterrupt: This process was asked to stop; the run can be gone on with.
         """
+        if self._config.search.proxy != "none":
+            self._try_proxy()
         repeats = self._config.search.repeats
         found = [self._run_once(number) for number in range(repeats)]
         values = [float(one["scores"][self._objective]) for one in found]
@@ -75,22 +80,45 @@ class TrialRuns:
             raise RuntimeError(f"the {self._objective} is not a number")
         return value
 
+    def _try_proxy(self) -> None:
+        """Have a cheap run decide whether the full one is worth it, where it can be trusted."""
+        known = standing(self._trial.study)
+        if known.is_dropped:
+            return
+        folder = self._folder / "proxy"
+        folder.mkdir(parents=True, exist_ok=True)
+        if self._config.search.proxy == "share" and not (folder / "manifest.parquet").exists():
+            save_share(self._folder.parents[1] / "manifest.parquet", folder / "manifest.parquet")
+        changes = proxy_settings(self._config.search, self._facts)
+        found = self._run(folder, with_settings(self._config, changes), None)
+        value = float(found["scores"][self._objective])
+        self._trial.set_user_attr("proxy", value)
+        if not known.is_trusted:
+            self._trial.set_user_attr("calibrates", True)
+        elif not is_among_best(self._trial.study, value):
+            raise optuna.TrialPruned(
+                f"its proxy ({self._config.search.proxy}) reached {value:.4f} only, not among the "
+                "best third"
+            )
+
     def _run_once(self, number: int) -> dict[str, Any]:
         folder = self._folder / str(number + 1)
         folder.mkdir(parents=True, exist_ok=True)
-        config = with_settings(
-            self._config.model_copy(update={"search": SearchConfig()}),
-            {"seed": self._config.seed + number},
-        )
-        write_atomically(folder / "config.toml", to_toml(config))
+        config = with_settings(self._config, {"seed": self._config.seed + number})
         epochs = Epochs(self._trial, Run(folder / "run"), self._objective)
+        return self._run(folder, config, epochs if number == 0 else None)
+
+    def _run(self, folder: Path, config: RunConfig, epochs: Epochs | None) -> dict[str, Any]:
+        """Train in a process of its own, and give what it found."""
+        config = config.model_copy(update={"search": SearchConfig()})
+        write_atomically(folder / "config.toml", to_toml(config))
         child = Child(["foveate.search.child", "train"], folder)
         try:
             while child.is_running(_LOOK_EVERY):
                 self._limits.require_within(child)
-                if number == 0:
+                if epochs is not None:
                     epochs.tell()
-            if number == 0:
+            if epochs is not None:
                 epochs.tell()
             return child.outcome()
         except KeyboardInterrupt:

@@ -58,12 +58,11 @@ class Worker:
         self._storage = open_storage(folder.storage_url())
         study = optuna.load_study(study_name=folder.name, storage=self._storage)
         about = study.user_attrs
-        self._objective, self._deadline = about["objective"], about.get("deadline")
+        self._facts, self._deadline = Facts.from_dict(about["facts"]), about.get("deadline")
         ranges = {key: RangeConfig(**one) for key, one in about["space"].items()}
         self._space = Space(self._config, ranges)
         search = self._config.search
-        pruning = choose_pruning(search, self._objective, Facts.from_dict(about["facts"]))
-        self._pruner = _pruner(pruning)
+        self._pruner = _pruner(choose_pruning(search, about["objective"], self._facts))
         self._stopping = threading.Event()
 
     def work(self) -> None:
@@ -174,7 +173,7 @@ class Worker:
             self._stopping,
         )
         config = with_share(self._space.config(values))
-        return TrialRuns(trial, config, folder, self._objective, limits)
+        return TrialRuns(trial, config, folder, self._facts, limits)
 
 
 def _sampler(config: SearchConfig, seed: int) -> optuna.samplers.BaseSampler:
