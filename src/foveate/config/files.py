@@ -39,7 +39,7 @@ def load_config(
     flags = dict(overrides or {})
     values = _read_toml(Path(path)) if path is not None else {}
     for key, text in flags.items():
-        whole = key if isinstance(text, Mapping) else _whole_key(key)
+        whole = key if isinstance(text, Mapping) else whole_key(key)
         _place(values, whole, _parse(whole, text))
     try:
         return RunConfig.model_validate(values)
@@ -123,8 +123,15 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} must be valid TOML, but got: {error}.") from None
 
 
-def _whole_key(key: str) -> str:
-    """Complete the key of a group that may be written as one of its fields alone."""
+def whole_key(key: str) -> str:
+    """Complete the key of a group that may be written as one of its fields alone.
+
+    Args:
+        key: Such as ``recipe.optimizer``.
+
+    Returns:
+        For example ``recipe.optimizer.name``; any other key as it is.
+    """
     section = _section(key.split("."))
     return f"{key}.{section.short}" if section and issubclass(section, ShortSection) else key
 
@@ -146,7 +153,7 @@ def _place(values: dict[str, Any], key: str, value: Any) -> None:
     for depth, group in enumerate(groups, 1):
         inner = values.get(group, {})
         if not isinstance(inner, dict):
-            field = _whole_key(".".join(groups[:depth])).rpartition(".")[2]
+            field = whole_key(".".join(groups[:depth])).rpartition(".")[2]
             inner = {field: inner}
         values[group] = values = inner
     values[last] = value
