@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -42,7 +42,7 @@ def render(template: str, content: Mapping[str, Any], package: str = "foveate.re
     return environment.get_template(template).render(content)
 
 
-def is_known(value: Any) -> bool:
+def is_known(value: Any) -> TypeGuard[float]:
     """Tell a number from None, NaN and infinity."""
     return value is not None and math.isfinite(value)
 
