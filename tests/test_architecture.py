@@ -42,6 +42,7 @@ WITHOUT_KERAS = (
     "foveate.config.files",
     "foveate.runs",
     "foveate.report.report",
+    "foveate.search.report",
     "foveate.data.manifest",
     "foveate.data.splits",
 )

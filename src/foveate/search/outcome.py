@@ -108,6 +108,11 @@ class TrialRecord:
         """The last epoch that was measured, and its value."""
         return max(self.curve.items(), default=None)
 
+    @property
+    def standing(self) -> float | None:
+        """Where it stands among others: its score, or the last value before it was pruned."""
+        return self.last[1] if self.outcome == "pruned" and self.last else self.score
+
 
 @dataclass(frozen=True)
 class StudyRecord:

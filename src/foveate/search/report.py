@@ -12,9 +12,10 @@ from foveate.disk import write_atomically
 from foveate.errors import listed
 from foveate.report.page import number, render
 from foveate.search.best import settings_toml
-from foveate.search.figures import curves_figure, history_figure, slice_figure
+from foveate.search.figures import curves_figure, history_figure
 from foveate.search.importance import LEAST_TOP, LEAST_TRIALS, NUM_SHUFFLES
 from foveate.search.outcome import Outcome, StudyRecord, TrialRecord, value_text
+from foveate.search.slices import slice_figure
 
 _ORDER: tuple[Outcome, ...] = get_args(Outcome)
 _WITHOUT_SCORE = ("infeasible", "timed out", "failed", "queued again")
