@@ -43,6 +43,7 @@ WITHOUT_KERAS = (
     "foveate.config.files",
     "foveate.runs",
     "foveate.report.report",
+    "foveate.search.report",
     "foveate.data.manifest",
     "foveate.data.splits",
 )

@@ -60,7 +60,7 @@ def _validated(
 ) -> RunConfig:
     for key, text in flags.items():
         whole = key if isinstance(text, Mapping) else whole_key(key)
-        _place(values, whole, _parse(whole, text))
+        _place(values, whole, parse_text(whole, text))
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
@@ -185,8 +185,16 @@ def _place(values: dict[str, Any], key: str, value: Any) -> None:
     values[last] = value
 
 
-def _parse(key: str, text: Any) -> Any:
-    """Turn a flag's text into what pydantic expects of that field; all else stays as it is."""
+def parse_text(key: str, text: Any) -> Any:
+    """Turn a flag's text into what pydantic expects of that field.
+
+    Args:
+        key: A whole key.
+        text: Such as ``"age,sex"`` or ``"none"``; what is no text stays as it is.
+
+    Returns:
+        A list of texts, None, or the text.
+    """
     kinds = setting_kinds(key)
     if not kinds or not isinstance(text, str):
         return text
