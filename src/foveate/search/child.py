@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from foveate.disk import write_atomically
 from foveate.errors import FoveateError, RunError
 from foveate.runs import Run
 from foveate.scale import runtime
+from foveate.search.look import facts_of
 from foveate.search.process import end_with_parent
 
 _INTERRUPTED = 130
@@ -76,12 +78,8 @@ def _settings(folder: Path) -> RunConfig:
 def _look(folder: Path) -> dict[str, Any]:
     """Give the samples their splits, for all trials the same; say what a run would be like."""
     config = _settings(folder)
-    import keras
-    import numpy as np
-
     from foveate.models.backbones import get_backbone
     from foveate.training.prepare import prepare
-    from foveate.training.stages import plan_stages
 
     if (varied := config.search.space.get("model.backbone")) is not None:
         for name in varied.choices:
@@ -89,26 +87,7 @@ def _look(folder: Path) -> dict[str, Any]:
     path = folder / "manifest.parquet"
     prepared = prepare(Manifest.load(path), config)
     prepared.manifest.save(path)
-    task = prepared.task
-    # Any targets will do to learn the names of the scores.
-    targets = np.arange(task.num_outputs)
-    logits = np.eye(task.num_outputs, dtype=np.float32)
-    if task.per_pixel:
-        targets, logits = targets[None, None].astype(np.uint8), logits[None, None]
-    scorer = task.scorer()
-    scorer.update(targets, logits)
-    scores = list(scorer.result()["scores"])
-    told = [getattr(metric, "name", "") for metric in task.metrics()]
-    return {
-        "task": task.name,
-        "scores": scores,
-        "told": [name for name in told if name in scores],
-        "num_validation": prepared.num_judged("validation"),
-        "has_metadata": prepared.schema is not None,
-        "is_tuned": any(stage.name == "fine_tune" for stage in plan_stages(config)),
-        "backend": keras.backend.backend(),
-        "image_size": prepared.image_size,
-    }
+    return asdict(facts_of(prepared, config))
 
 
 def _train(folder: Path) -> dict[str, Any] | None:
