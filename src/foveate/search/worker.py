@@ -31,6 +31,7 @@ from foveate.search.study import (
 from foveate.search.trial import (
     Limits,
     TrialRuns,
+    first_run,
     longest,
     memory_share,
     seconds_of,
@@ -165,7 +166,8 @@ class Worker:
             trial.set_user_attr("settings", values)
         frozen = study.get_trials(deepcopy=False)[trial.number]
         folder = self._folder.trial(original_number(frozen))
-        trial.set_user_attr("folder", folder.relative_to(self._folder.path).as_posix())
+        first = first_run(folder).relative_to(self._folder.path)
+        trial.set_user_attr("folder", first.as_posix())
         limits = Limits(
             memory_share(self._config),
             longest(study, self._config.search),
