@@ -13,9 +13,10 @@ from rich.console import Console
 from rich.table import Table
 
 from foveate.search.outcome import StudyRecord, value_text
+from foveate.search.queue import has_outcome, original_number
 from foveate.search.report import range_text
 from foveate.search.space import Space
-from foveate.search.study import StudyFolder, has_outcome, original_number
+from foveate.search.study import StudyFolder
 
 _EVERY = 2.0  # seconds
 

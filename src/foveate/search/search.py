@@ -14,29 +14,18 @@ import optuna
 from optuna.trial import TrialState
 from rich.console import Console
 
-from foveate.config.files import to_toml, with_settings
-from foveate.config.recipe import StoppingConfig
+from foveate.config.files import with_settings
 from foveate.config.settings import RunConfig
 from foveate.data.manifest import Manifest, read_manifest
-from foveate.disk import write_atomically
 from foveate.errors import ConfigError, RunError
-from foveate.report.report import write_report
 from foveate.runs import Run, next_folder
-from foveate.search.best import best_config
+from foveate.search.answer import conclude
 from foveate.search.look import Facts, look
-from foveate.search.narrator import Narrator, show_answer, show_space
-from foveate.search.outcome import read_study
+from foveate.search.narrator import Narrator, show_space
 from foveate.search.process import Child
-from foveate.search.proxy import standing
-from foveate.search.report import write_search_report
+from foveate.search.queue import queue_more, reclaim_lost
 from foveate.search.space import Space
-from foveate.search.study import (
-    StudyFolder,
-    create_study,
-    open_storage,
-    queue_more,
-    reclaim_lost,
-)
+from foveate.search.study import StudyFolder, create_study, open_storage
 from foveate.search.usual import usual_space
 from foveate.search.worker import Worker
 
@@ -200,6 +189,12 @@ def _carry_out(
         again = f"foveate search --resume {shlex.quote(str(folder.path))}"
         console.print(f"Interrupted; to go on: {again}", highlight=False, soft_wrap=True)
         raise
+    except optuna.exceptions.StorageInternalError as error:
+        raise RunError(
+            f"The database of the search must stay reachable and have room, but got: "
+            f"{error.__cause__ or error}. To go on: foveate search --resume "
+            f"{shlex.quote(str(folder.path))}"
+        ) from None
     conclude(folder, console)
     return folder
 
@@ -242,63 +237,3 @@ def _leaving_nothing_half_done(folder: StudyFolder) -> Iterator[None]:
     except (Exception, KeyboardInterrupt):
         Run(folder.path).discard()
         raise
-
-
-def conclude(folder: StudyFolder, console: Console) -> None:
-    """Write what was found, and say it in short.
-
-    Args:
-        folder: The study's.
-        console: Where to say it.
-
-    Raises:
-        RunError: No trial has succeeded; the report says why.
-    """
-    study, config = folder.load(), folder.config()
-    best = read_study(study).best
-    notes = []
-    if config.search.proxy != "none":
-        notes.append(standing(study).sentence(config.search.proxy))
-    if best is not None:
-        chosen = best_config(config, best.settings)
-        write_atomically(folder.best_path, to_toml(chosen))
-        if config.search.retrain:
-            with console.status("training the best settings on train and validation"):
-                notes.append(_retrain(folder, chosen))
-    study.set_user_attr("notes", notes)
-    record = read_study(study)
-    runs = {one.folder for one in (best, record.baseline) if one and one.score is not None}
-    for run in filter(None, runs):
-        write_report(Run(folder.path / run))
-    report = write_search_report(folder.path, record)
-    if best is None:
-        raise RunError(
-            f"No trial has succeeded; the reasons stand in {report}. The last one: "
-            f"{record.trials[-1].reason or record.trials[-1].outcome}"
-        )
-    show_answer(record, notes, console)
-    again = f"foveate train DATA --config {shlex.quote(str(folder.best_path))}"
-    say = f"Study:  {shlex.quote(str(folder.path))}\nReport: {report}\nTrain:  {again}"
-    console.print(say, highlight=False, markup=False, soft_wrap=True)
-
-
-def _retrain(folder: StudyFolder, config: RunConfig) -> str:
-    """Train on all but the test split, judge on that, and say what came of it."""
-    place = folder.path / "retrained"
-    # Nothing is held out to choose an epoch or to stop by: it goes on to its end.
-    none = {"data.splits.validation": 0.0, "data.splits.test": 0.0}
-    config = with_settings(config, {**none, "recipe.stopping": StoppingConfig().model_dump()})
-    text = to_toml(config)
-    if (before := place / "config.toml").exists() and before.read_text() != text:
-        Run(place).discard()  # other settings were the best then
-    place.mkdir(exist_ok=True)
-    write_atomically(before, text)
-    found = Child(["foveate.search.child", "retrain"], place).wait()
-    where = f"its run is {place / 'run'}"
-    if "scores" not in found:
-        return f"The best settings were trained on all samples; there is no test split; {where}."
-    scores = ", ".join(f"{name} {value:.4f}" for name, value in found["scores"].items())
-    return (
-        "The best settings, trained on train and validation together, reached on the test split: "
-        f"{scores}; {where}."
-    )

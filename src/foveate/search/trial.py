@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import statistics
 import threading
 import time
@@ -203,6 +204,13 @@ class Epochs:
 def first_run(folder: Path) -> Path:
     """The run of a trial, of several the first."""
     return folder / "1" / "run"
+
+
+def forget_weights(folder: Path) -> None:
+    """Delete what is large of a trial's runs and of use only while they might be the best."""
+    for run in folder.glob("*/run"):
+        for large in (Run(run).model_folder, Run(run).checkpoints):
+            shutil.rmtree(large, ignore_errors=True)
 
 
 def memory_share(config: RunConfig) -> int:
