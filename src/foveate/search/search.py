@@ -59,7 +59,8 @@ def search(
     began, console = time.time(), console or Console(quiet=True)
     config = config or RunConfig()
     folder, facts, space = prepare(data, config, out, console)
-    create_study(folder, config, facts, space)
+    with _leaving_nothing_half_done(folder):
+        create_study(folder, config, facts, space)
     show_space(space, console)
     return _carry_out(folder, console, began, 0.0)
 
