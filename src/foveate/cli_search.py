@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,12 @@ def start_search(
         return
     import tempfile
 
+    from foveate.search.narrator import show_space
+
     with tempfile.TemporaryDirectory() as folder:
-        _, facts, space = story.prepare(data, config, Path(folder) / "study", console)
-    story.show_space(facts, space, config, console)
-    again = f"foveate search {shlex.quote(data)}"
-    console.print(f"Nothing was tried. To do it: {again}", highlight=False, soft_wrap=True)
+        _, _, space = story.prepare(data, config, Path(folder) / "study", console)
+    show_space(space, console)
+    console.print("Nothing was tried.", highlight=False)
 
 
 def resume_search(folder: Path, changes: Mapping[str, Any], console: Console) -> None:

@@ -13,8 +13,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from foveate.config.files import load_config
 from foveate.search.look import Facts
+from foveate.search.queue import original_number
 from foveate.search.space import Space
-from foveate.search.study import StudyFolder, create_study, original_number
+from foveate.search.study import StudyFolder, create_study
 
 FACTS = Facts(
     task="classification",

@@ -23,15 +23,9 @@ from studies import (
 
 from foveate.config.files import load_config
 from foveate.errors import ConfigError, RunError
+from foveate.search.queue import original_number, queue_more, reclaim, reclaim_lost
 from foveate.search.space import Space
-from foveate.search.study import (
-    StudyFolder,
-    create_study,
-    original_number,
-    queue_more,
-    reclaim,
-    reclaim_lost,
-)
+from foveate.search.study import StudyFolder, create_study
 from foveate.search.worker import Worker
 
 
@@ -207,7 +201,7 @@ class TestKilled:
     def test_one_that_was_just_taken_is_not_lost(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("foveate.search.study._GRACE", 1)
+        monkeypatch.setattr("foveate.search.queue.GRACE", 1)
         folder = study_folder(tmp_path / "study")
         ask(folder.load())  # killed here: nobody knows who had it, no heart has beaten
         time.sleep(1.1)

@@ -91,12 +91,7 @@ def look(folder: Path) -> Facts:
         FoveateError: As for a run with these settings.
         RuntimeError: The process was killed.
     """
-    child = Child(["foveate.search.child", "look"], folder)
     try:
-        while child.is_running(1.0):
-            pass
-        found = child.outcome()
+        return Facts.from_dict(Child(["foveate.search.child", "look"], folder).wait())
     finally:
-        child.kill()
         (folder / "outcome.json").unlink(missing_ok=True)
-    return Facts.from_dict(found)

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import threading
-from typing import Any, Self
+from collections.abc import Sequence
+from typing import Self
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.table import Table
 
-from foveate.search.study import StudyFolder, has_outcome, original_number
+from foveate.search.outcome import StudyRecord, value_text
+from foveate.search.queue import has_outcome, original_number
+from foveate.search.report import range_text
+from foveate.search.space import Space
+from foveate.search.study import StudyFolder
 
 _EVERY = 2.0  # seconds
 
@@ -66,7 +73,7 @@ class Narrator:
         earlier = [one for one in trials if one.number in self._told and one is not trial]
         is_best = self._is_best(trial, earlier) and len(self._told) > 1
         settings = ", ".join(
-            f"{key}={_short(value)}" for key, value in trial.user_attrs["settings"].items()
+            f"{key}={value_text(value)}" for key, value in trial.user_attrs["settings"].items()
         )
         objective = self._study.user_attrs["objective"]
         best = ", the best so far" if is_best else ""
@@ -87,9 +94,39 @@ class Narrator:
         return f"{len(done)} of {len(counted)} trials done, {running} running{best}"
 
 
+def show_space(space: Space, console: Console) -> None:
+    """Print what is varied: without a terminal, plain lines."""
+    defaults, entries = space.defaults(), space.to_dict()
+    if not console.is_terminal:
+        for key, entry in entries.items():
+            text = f"{key}: {range_text(entry)} (default {value_text(defaults[key])})"
+            console.print(text, highlight=False, markup=False, soft_wrap=True)
+        return
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("varied", "from", "default"):
+        table.add_column(name)
+    for key, entry in entries.items():
+        table.add_row(key, range_text(entry), value_text(defaults[key]))
+    console.print(table)
+
+
+def show_answer(record: StudyRecord, notes: Sequence[str], console: Console) -> None:
+    """Print the best settings, and how much better than the default ones they are."""
+    best, baseline = record.best, record.baseline
+    if best is None:
+        return
+    interval = record.interval(best)
+    within = f" (95 % interval {interval.low:.4f} to {interval.high:.4f})" if interval else ""
+    versus = ""
+    if best is baseline:
+        versus = "; they are the default ones, which no other trial has beaten"
+    elif baseline is not None and baseline.score is not None:
+        versus = f"; the default ones reached {baseline.score:.4f}"
+    lines = [f"Best settings: {record.objective} {best.score:.4f}{within}{versus}"]
+    lines += [f"  {key} = {value_text(value)}" for key, value in best.settings.items()]
+    for line in [*lines, *notes]:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
 def _ended(trial: FrozenTrial) -> bool:
     return bool(trial.state.is_finished())
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

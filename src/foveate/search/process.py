@@ -53,6 +53,15 @@ class Child:
     def _outcome_path(self) -> Path:
         return self._folder / "outcome.json"
 
+    def wait(self) -> dict[str, Any]:
+        """Wait for its end, and read what it found; see `outcome`."""
+        try:
+            while self.is_running(1.0):
+                pass
+            return self.outcome()
+        finally:
+            self.kill()
+
     def is_running(self, wait: float) -> bool:
         """Say whether it still works, after so many seconds at most."""
         try:

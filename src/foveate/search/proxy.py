@@ -143,8 +143,11 @@ def save_share(manifest: Path, path: Path) -> None:
 
     Args:
         manifest: That of all samples, with their splits.
-        path: Where to write.
+        path: Where to write; one that is there already stays.
     """
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
     whole = Manifest.load(manifest)
     rows = whole.table.with_row_index("row")
     is_train = rows["split"].cast(pl.String) == "train"

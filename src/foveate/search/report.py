@@ -115,7 +115,7 @@ def _parameters(record: StudyRecord) -> list[dict[str, Any]]:
     return [
         {
             "key": key,
-            "range": _range_text(record.space[key]),
+            "range": range_text(record.space[key]),
             **{name: text(trial, key) for name, trial in trials.items()},
             "importance": found.get(key),
         }
@@ -123,8 +123,12 @@ def _parameters(record: StudyRecord) -> list[dict[str, Any]]:
     ]
 
 
-def _range_text(entry: Mapping[str, Any]) -> str:
-    """Write what a parameter may be, and when."""
+def range_text(entry: Mapping[str, Any]) -> str:
+    """Write what a parameter may be, and when.
+
+    Args:
+        entry: A range as `StudyRecord.space` holds it.
+    """
     if "choices" in entry:
         text = listed([value_text(choice) for choice in entry["choices"]], _MOST_CHOICES)
     else:

@@ -19,17 +19,13 @@ from foveate.config.settings import RunConfig
 from foveate.data.manifest import Manifest, read_manifest
 from foveate.errors import ConfigError, RunError
 from foveate.runs import Run, next_folder
+from foveate.search.answer import conclude
 from foveate.search.look import Facts, look
-from foveate.search.narrator import Narrator
+from foveate.search.narrator import Narrator, show_space
 from foveate.search.process import Child
+from foveate.search.queue import queue_more, reclaim_lost
 from foveate.search.space import Space
-from foveate.search.study import (
-    StudyFolder,
-    create_study,
-    open_storage,
-    queue_more,
-    reclaim_lost,
-)
+from foveate.search.study import StudyFolder, create_study, open_storage
 from foveate.search.usual import usual_space
 from foveate.search.worker import Worker
 
@@ -63,7 +59,9 @@ def search(
     began, console = time.time(), console or Console(quiet=True)
     config = config or RunConfig()
     folder, facts, space = prepare(data, config, out, console)
-    create_study(folder, config, facts, space)
+    with _leaving_nothing_half_done(folder):
+        create_study(folder, config, facts, space)
+    show_space(space, console)
     return _carry_out(folder, console, began, 0.0)
 
 
@@ -192,6 +190,12 @@ def _carry_out(
         again = f"foveate search --resume {shlex.quote(str(folder.path))}"
         console.print(f"Interrupted; to go on: {again}", highlight=False, soft_wrap=True)
         raise
+    except optuna.exceptions.StorageInternalError as error:
+        raise RunError(
+            f"The database of the search must stay reachable and have room, but got: "
+            f"{error.__cause__ or error}. To go on: foveate search --resume "
+            f"{shlex.quote(str(folder.path))}"
+        ) from None
     conclude(folder, console)
     return folder
 
@@ -234,11 +238,3 @@ def _leaving_nothing_half_done(folder: StudyFolder) -> Iterator[None]:
     except (Exception, KeyboardInterrupt):
         Run(folder.path).discard()
         raise
-
-
-def conclude(folder: StudyFolder, console: Console) -> None:
-    """Write what was found, and say it in short.
-
-    Raises:
-        RunError: No trial has succeeded; the report says why.
-    """

@@ -1,20 +1,13 @@
-"""A study: its folder, its database, its queue of trials; what is Optuna's stays Optuna's."""
+"""A study: its folder and its database."""
 
 from __future__ import annotations
 
-import copy
-import os
-import socket
-import uuid
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import psutil
+import optuna
+from sqlalchemy.pool import NullPool
 
 from foveate.config.files import load_config, to_toml
 from foveate.config.search import SearchConfig
@@ -23,24 +16,11 @@ from foveate.disk import write_atomically
 from foveate.errors import ConfigError, MissingDependencyError, RunError, nearest
 from foveate.search.look import Facts
 from foveate.search.proxy import proxy_settings
+from foveate.search.queue import GRACE, HEARTBEAT, first_trials, queue_again, settled
 from foveate.search.space import Space
 
-try:
-    import optuna
-    from optuna.trial import TrialState
-    from sqlalchemy.pool import NullPool
-except ImportError:
-    if not TYPE_CHECKING:
-        raise MissingDependencyError(
-            'A search needs Optuna. Run: pip install "foveate[search]"'
-        ) from None
-
-_HEARTBEAT = 10  # seconds
-_GRACE = 60  # seconds without a heartbeat after which a worker counts as gone
-_MOST_RETRIES = 3  # of a trial whose worker was killed: perhaps it is what kills
 _LOCK_SECONDS = 60  # that a worker waits for another one to be done with the database file
 _LOWER_IS_BETTER = ("log_loss",)
-_TRIALS = 20
 
 
 @dataclass(frozen=True)
@@ -143,8 +123,8 @@ def open_storage(url: str) -> optuna.storages.RDBStorage:
             return optuna.storages.RDBStorage(
                 url,
                 engine_kwargs=options,
-                heartbeat_interval=_HEARTBEAT,
-                grace_period=_GRACE,
+                heartbeat_interval=HEARTBEAT,
+                grace_period=GRACE,
                 heartbeat_stale_trial_callback=queue_again,
             )
         except ImportError as error:
@@ -175,7 +155,7 @@ def create_study(folder: StudyFolder, config: RunConfig, facts: Facts, space: Sp
     objective = choose_objective(config.search, facts)
     choose_pruning(config.search, objective, facts)
     proxy_settings(config.search, facts)
-    queue = list(_first_trials(config.search, space))
+    queue = list(first_trials(config.search, space))
     try:
         study = optuna.create_study(
             storage=open_storage(folder.storage_url()),
@@ -236,112 +216,3 @@ def choose_pruning(config: SearchConfig, objective: str, facts: Facts) -> str:
             f"{list(facts.told)}, but got {objective!r}. Set search.pruning to none."
         )
     return config.pruning
-
-
-def _first_trials(config: SearchConfig, space: Space) -> Iterator[dict[str, Any]]:
-    """What to queue after the default settings: parameters to fix, the others are suggested."""
-    if config.strategy != "grid":
-        for _ in range(num_trials(config) - 1):
-            yield {}
-        return
-    combinations = [one for one in space.grid() if one != space.defaults_within()]
-    if config.trials is not None and len(combinations) >= config.trials:
-        raise ConfigError(
-            f"A grid is tried whole, but got {len(combinations) + 1} combinations for "
-            f"search.trials = {config.trials}. Name fewer values, or choose search.strategy "
-            "random."
-        )
-    yield from combinations
-
-
-def num_trials(config: SearchConfig) -> int:
-    """Say how many trials are queued from the start; where the time decides, one at a time."""
-    return config.trials or (1 if config.budget.time is not None else _TRIALS)
-
-
-def queue_more(study: optuna.Study, config: SearchConfig) -> None:
-    """Queue what is missing to the number of trials that is wanted now."""
-    if config.strategy == "grid":
-        return
-    there = {original_number(one) for one in study.get_trials(deepcopy=False)}
-    for _ in range(num_trials(config) - len(there)):
-        study.enqueue_trial({})
-
-
-@contextmanager
-def settled() -> Iterator[None]:
-    """Keep Optuna from warning of what it calls experimental and we have settled on."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        yield
-
-
-def reclaim(study: optuna.Study) -> None:
-    """Queue the trials again whose worker is gone: it has not been heard of, or is dead here."""
-    with settled():
-        optuna.storages.fail_stale_trials(study)
-    for one in study.get_trials(False, (TrialState.RUNNING,)):
-        if _is_left(one):
-            give_up(study, one.number)
-
-
-def give_up(study: optuna.Study, number: int) -> None:
-    """End a trial that nobody works on any more, and queue it again."""
-    try:
-        ended = study.tell(number, state=TrialState.FAIL)
-    except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
-        return  # another worker was faster
-    queue_again(study, ended)
-
-
-def reclaim_lost(study: optuna.Study) -> None:
-    """Queue the trials again that were ended as abandoned, but whose worker was killed then.
-
-    Only one process may do it at a time: for who resumes a study.
-    """
-    trials = study.get_trials(deepcopy=False)
-    succeeded = {number for one in trials for number in one.system_attrs.get("retry_history", [])}
-    for one in trials:
-        if one.state == TrialState.FAIL and not has_outcome(one) and one.number not in succeeded:
-            queue_again(study, one)
-
-
-def has_outcome(trial: optuna.trial.FrozenTrial) -> bool:
-    """Whether a worker has said how a trial ended."""
-    return "outcome" in trial.user_attrs
-
-
-def original_number(trial: optuna.trial.FrozenTrial) -> int:
-    """Number of the trial that this one repeats, or is."""
-    return min([*trial.system_attrs.get("retry_history", []), trial.number])
-
-
-def this_worker() -> dict[str, Any]:
-    """Describe this process so that others on this machine can tell whether it lives."""
-    own = psutil.Process()
-    return {"host": _host(), "pid": own.pid, "since": own.create_time()}
-
-
-def _host() -> str:
-    return f"{socket.gethostname()} {uuid.getnode():x}"
-
-
-def _is_left(trial: optuna.trial.FrozenTrial) -> bool:
-    worker = trial.user_attrs.get("worker")
-    if worker is None:  # it was killed between taking the trial and saying so
-        began = trial.datetime_start or datetime.max
-        return datetime.now() - began > timedelta(seconds=_GRACE)
-    if worker["host"] != _host() or worker["pid"] == os.getpid():
-        return False  # heartbeats will tell
-    try:
-        return bool(psutil.Process(worker["pid"]).create_time() != worker["since"])
-    except psutil.Error:
-        return True
-
-
-def queue_again(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
-    """Queue a trial once more that has ended without an outcome."""
-    again = copy.copy(trial)  # what it inherits: not who had worked on it
-    again.user_attrs = {key: one for key, one in trial.user_attrs.items() if key == "baseline"}
-    with settled():
-        optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=_MOST_RETRIES)(study, again)

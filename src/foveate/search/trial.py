@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import statistics
 import threading
 import time
@@ -86,8 +87,7 @@ class TrialRuns:
         if known.is_dropped:
             return
         folder = self._folder / "proxy"
-        folder.mkdir(parents=True, exist_ok=True)
-        if self._config.search.proxy == "share" and not (folder / "manifest.parquet").exists():
+        if self._config.search.proxy == "share":
             save_share(self._folder.parents[1] / "manifest.parquet", folder / "manifest.parquet")
         changes = proxy_settings(self._config.search, self._facts)
         found = self._run(folder, with_settings(self._config, changes), None)
@@ -103,7 +103,6 @@ class TrialRuns:
 
     def _run_once(self, number: int) -> dict[str, Any]:
         folder = self._folder / str(number + 1)
-        folder.mkdir(parents=True, exist_ok=True)
         config = with_settings(self._config, {"seed": self._config.seed + number})
         epochs = Epochs(self._trial, Run(folder / "run"), self._objective)
         return self._run(folder, config, epochs if number == 0 else None)
@@ -111,6 +110,7 @@ class TrialRuns:
     def _run(self, folder: Path, config: RunConfig, epochs: Epochs | None) -> dict[str, Any]:
         """Train in a process of its own, and give what it found."""
         config = config.model_copy(update={"search": SearchConfig()})
+        folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / "config.toml", to_toml(config))
         child = Child(["foveate.search.child", "train"], folder)
         try:
@@ -199,6 +199,18 @@ class Epochs:
             self._told = len(epochs)
             if self._trial.should_prune():
                 raise optuna.TrialPruned(f"behind the others after epoch {self._told}")
+
+
+def first_run(folder: Path) -> Path:
+    """The run of a trial, of several the first."""
+    return folder / "1" / "run"
+
+
+def forget_weights(folder: Path) -> None:
+    """Delete what is large of a trial's runs and of use only while they might be the best."""
+    for run in folder.glob("*/run"):
+        for large in (Run(run).model_folder, Run(run).checkpoints):
+            shutil.rmtree(large, ignore_errors=True)
 
 
 def memory_share(config: RunConfig) -> int:

@@ -17,20 +17,14 @@ from optuna.trial import TrialState
 from foveate.config.search import RangeConfig, SearchConfig
 from foveate.errors import BudgetError, ConfigError, FoveateError, MissingDependencyError
 from foveate.search.look import Facts
+from foveate.search.queue import original_number, queue_again, reclaim, settled, this_worker
 from foveate.search.space import Space, Values
-from foveate.search.study import (
-    StudyFolder,
-    choose_pruning,
-    open_storage,
-    original_number,
-    queue_again,
-    reclaim,
-    settled,
-    this_worker,
-)
+from foveate.search.study import StudyFolder, choose_pruning, open_storage
 from foveate.search.trial import (
     Limits,
     TrialRuns,
+    first_run,
+    forget_weights,
     longest,
     memory_share,
     seconds_of,
@@ -125,7 +119,15 @@ class Worker:
                 queue_again(study, study.get_trials(deepcopy=False)[number])
             raise
         except optuna.exceptions.UpdateFinishedTrialError:
-            pass  # this process stood still for so long that others took the trial over
+            return  # this process stood still for so long that others took the trial over
+        for number in taken:
+            self._tidy(study, study.get_trials(deepcopy=False)[number])
+
+    def _tidy(self, study: optuna.Study, ended: optuna.trial.FrozenTrial) -> None:
+        """Keep the weights of the best trial alone, and of those that once were."""
+        complete = study.get_trials(False, (TrialState.COMPLETE,))
+        if not complete or study.best_trial.number != ended.number:
+            forget_weights(self._folder.trial(original_number(ended)))
 
     def _run(self, study: optuna.Study, trial: optuna.Trial) -> float:
         """Run a trial, and keep how it ended: what `optuna.study.Study.optimize` calls."""
@@ -165,7 +167,8 @@ class Worker:
             trial.set_user_attr("settings", values)
         frozen = study.get_trials(deepcopy=False)[trial.number]
         folder = self._folder.trial(original_number(frozen))
-        trial.set_user_attr("folder", folder.relative_to(self._folder.path).as_posix())
+        first = first_run(folder).relative_to(self._folder.path)
+        trial.set_user_attr("folder", first.as_posix())
         limits = Limits(
             memory_share(self._config),
             longest(study, self._config.search),
