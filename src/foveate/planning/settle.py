@@ -20,6 +20,7 @@ from foveate.planning.reckon import (
     nearest_try,
     peak_bytes,
     precision_gain,
+    sizes_that_pay,
     time_error,
     total_seconds,
 )
@@ -71,6 +72,9 @@ def settle(
     batch_size = min(fitting, key=lambda size: (_cost(measured, size), -size))
     nearest, repeat = nearest_try(measured, batch_size), config.loader.repeat
     epochs = epoch_seconds(measured, batch_size, repeat)
+    num_sizes = config.recipe.image_sizes or sizes_that_pay(
+        measured, batch_size, repeat, config.budget.time
+    )
     slowest = max(measured.stages, key=lambda stage: epochs[stage[0]] * (stage[1] or 1))[0]
     waits = nearest.wait_shares[slowest]
     plan = Plan(
@@ -81,10 +85,11 @@ def settle(
         precision=measured.tries[0].precision,
         peak_bytes=round(peak_bytes(measured, batch_size)),
         epoch_seconds=epochs,
-        total_seconds=total_seconds(measured, batch_size, repeat),
-        error=time_error(measured, batch_size, repeat),
+        total_seconds=total_seconds(measured, batch_size, repeat, num_sizes),
+        error=time_error(measured, batch_size, repeat, num_sizes),
         queue_bytes=int(config.loader.queue),
         frozen_views=measured.frozen_views,
+        image_sizes=num_sizes,
         bottleneck="loading" if waits > LOADING_LIMITS else "model",
         ledger=[],
         advice=advice(measured, sizes, batch_size, ram, waits, epochs),

@@ -47,24 +47,20 @@ def settle_sizes(config: RunConfig, prepared: Prepared, model: keras.Model) -> R
     number = config.recipe.image_sizes or 1
     problem = _problem(config, prepared, model, number)
     if problem:
-        raise ConfigError(f"recipe.image_sizes = {number} {problem} Set it to 1.")
-    return with_sizes(config, number)
+        raise ConfigError(f"recipe.image_sizes {problem} Set it to 1, or leave it out.")
+    recipe = config.recipe.model_copy(update={"image_sizes": number})
+    return config.model_copy(update={"recipe": recipe})
 
 
 def most_sizes(config: RunConfig, prepared: Prepared, model: keras.Model) -> int:
-    """Say how many image sizes a plan may choose: the stated number alone, if there is one."""
-    if config.recipe.image_sizes:
+    """Say how many image sizes a plan may choose; a stated number is kept or refused."""
+    if config.recipe.image_sizes is not None:
+        settle_sizes(config, prepared, model)
         return config.recipe.image_sizes
     if min(prepared.image_size) < _LEAST_SIDE:
         return 1
     numbers = range(_MOST_SIZES, 1, -1)
     return next((some for some in numbers if not _problem(config, prepared, model, some)), 1)
-
-
-def with_sizes(config: RunConfig, number: int) -> RunConfig:
-    """State the number of image sizes."""
-    recipe = config.recipe.model_copy(update={"image_sizes": number})
-    return config.model_copy(update={"recipe": recipe})
 
 
 def at_size(work: Work, stage: Stage) -> Work:
@@ -123,26 +119,36 @@ def _problem(config: RunConfig, prepared: Prepared, model: keras.Model, number: 
         return ""
     last = plan_stages(config)[-1]
     if last.name == "frozen":
-        return "needs a stage that trains the backbone, but recipe.fine_tune_epochs is 0."
+        return (
+            f"needs a stage that trains the backbone, but got {number} with "
+            "recipe.fine_tune_epochs = 0."
+        )
     if last.epochs is not None and last.epochs < number:
-        return f"needs an epoch for each size, but the {last.name} stage has {last.epochs}."
+        return (
+            f"must be at most the {last.epochs} epochs of the {last.name} stage, but got {number}."
+        )
     if config.recipe.schedule.name == "plateau":
         return (
-            "goes by the place in the stage, but the plateau schedule goes by scores, which at "
-            "another size are not comparable."
+            f"needs a schedule that goes by the epoch, but got {number} with "
+            "recipe.schedule = 'plateau', which goes by scores: those of other sizes do not "
+            "compare."
         )
     if prepared.tiles.size is not None:
-        return "reduces whole images, but data.tiles cuts them at their full resolution."
+        return (
+            f"needs whole images, but got {number} with data.tiles, which cuts them at full "
+            "resolution."
+        )
     sizes = image_sizes(prepared.image_size, number)
     if len(sizes) < number:
         return (
-            "must give as many different sizes of multiples of 32 pixels, from half the side up, "
-            f"but {_text(prepared.image_size)} gives {', '.join(map(_text, sizes))}."
+            f"must be at most {len(sizes)} at {_text(sizes[-1])}, where multiples of 32 pixels "
+            f"from half the side up give {', '.join(map(_text, sizes))}, but got {number}."
         )
     if not _is_same_network(config, prepared, model, sizes[0]):
         return (
-            f"needs the same network at each size, but {config.model.backbone} is another one at "
-            f"{_text(sizes[0])} than at {_text(prepared.image_size)}."
+            f"needs a network with the same layers at each size, but got {number} for "
+            f"{config.model.backbone}, which has others at {_text(sizes[0])} than at "
+            f"{_text(sizes[-1])}."
         )
     return ""
 
