@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import keras
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
-from tests.training.test_memory import final_weights
-from tests.training.test_resume import Killed, assert_same, on_call
-from tests.training.test_timed_runs import Ticking
 
 from foveate.config.augmentation import AugmentConfig, ColorConfig, GeometryConfig, MixConfig
 from foveate.data.augment import PRESETS, resolve
@@ -27,49 +20,13 @@ from foveate.models.build import build_model
 from foveate.report import summary
 from foveate.runs import Run
 from foveate.training import prepare as preparing
-from foveate.training.callbacks import BestEpoch, LearningRate
-from foveate.training.clock import Clock
-from foveate.training.recipe import resume, train
+from foveate.training.callbacks import LearningRate
+from foveate.training.recipe import train
 from foveate.training.resizing import most_sizes, settle_sizes, weaker
 from foveate.training.schedule import rate_factor
 from foveate.training.stages import Stage, in_sizes, plan_stages
 
 Config = Callable[..., Any]
-
-BACKBONE = """
-import keras
-
-def plain(input_shape):
-    inputs = keras.Input(input_shape)
-    x = keras.layers.Conv2D(8, 3, strides=4, activation="relu")(inputs / 255)
-    return keras.Model(inputs, keras.layers.Conv2D(16, 3, strides=2, activation="relu")(x))
-
-def flat(input_shape):
-    inputs = keras.Input(input_shape)
-    x = keras.layers.Conv2D(1, 3, strides=4)(inputs)
-    x = keras.layers.Dense(4)(keras.layers.Flatten()(x))
-    return keras.Model(inputs, keras.layers.Reshape((1, 1, 4))(x))
-"""
-
-
-@pytest.fixture(scope="module")
-def config(tiny_config: Config, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Makes settings of a run from scratch: two epochs at 32 pixels, two at 64."""
-    folder = tmp_path_factory.mktemp("backbone")
-    (folder / "resized_backbone.py").write_text(BACKBONE)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(folder)
-        settings = {
-            "model__backbone": "resized_backbone:plain",
-            "data__image_size": 64,
-            "data__batch_size": 20,
-            "augment__preset": "strong",
-            "recipe__epochs": 4,
-            "recipe__image_sizes": 2,
-            "recipe__stopping__monitor": "val_loss",
-            "checkpoint__every_steps": 2,
-        }
-        yield lambda **flags: tiny_config(**{**settings, **flags})
 
 
 class Watched:
@@ -98,9 +55,12 @@ def watched() -> Any:
 
 @pytest.fixture(scope="module")
 def unbroken(
-    config: Config, watched: Watched, digit_folders: Path, tmp_path_factory: pytest.TempPathFactory
+    resized: Config,
+    watched: Watched,
+    digit_folders: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Run:
-    return train(digit_folders, config(), tmp_path_factory.mktemp("runs") / "unbroken")
+    return train(digit_folders, resized(), tmp_path_factory.mktemp("runs") / "unbroken")
 
 
 class TestRun:
@@ -129,77 +89,15 @@ class TestRun:
         assert judged["scores"]["accuracy"] == pytest.approx(best["val_accuracy"])
 
 
-# What is patched, and on which call it dies: a size has 2 epochs of 6 batches.
-MOMENTS: dict[str, tuple[Any, str, int]] = {
-    "on small images": (LearningRate, "on_train_batch_begin", 10),
-    "between sizes": (BestEpoch, "start_stage", 2),
-    "on full images": (LearningRate, "on_train_batch_begin", 22),
-}
-
-
-@pytest.mark.parametrize("moment", MOMENTS)
-def test_killed_at_any_size(
-    moment: str, config: Config, unbroken: Run, digit_folders: Path, tmp_path: Path
-) -> None:
-    holder, name, call = MOMENTS[moment]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(holder, name, on_call(call, getattr(holder, name)))
-        with pytest.raises(Killed):
-            train(digit_folders, config(), tmp_path / "run")
-    assert_same(resume(tmp_path / "run"), unbroken)
-
-
-def test_a_first_full_batch_that_does_not_fit(
-    config: Config, digit_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Smaller batches go on from the end of the small images, as if nothing had been."""
-    flags = {"recipe__epochs": 2, "model__dropout": 0}
-    whole = train(digit_folders, config(**flags), tmp_path / "whole")
-
-    class ResourceExhaustedError(Exception):
-        pass
-
-    fit = keras.Model.fit
-
-    def fit_small(model: Any, loader: Any, **options: Any) -> Any:
-        if loader.batch_size > 10 and model.input["images"].shape[1] == 64:
-            raise ResourceExhaustedError("OOM when allocating tensor")
-        return fit(model, loader, **options)
-
-    monkeypatch.setattr(keras.Model, "fit", fit_small)
-    run = train(digit_folders, config(**flags), tmp_path / "run")
-    assert (run.config().batch_size, run.config().gradient_accumulation_steps) == (10, 2)
-    assert [record.get("image_size") for record in run.history()] == [[32, 32], None]
-    for ours, theirs in zip(final_weights(run), final_weights(whole), strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=1e-5)
-
-
-def test_sizes_share_a_stated_time(
-    config: Config, digit_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A batch takes a second at any size here, and small images get a fifth of the time."""
-    time, console = Ticking(), Console(file=io.StringIO(), record=True, width=200)
-    time.tick(monkeypatch)
-    settings = config(budget__time=130)
-    recipe = settings.recipe.model_copy(update={"epochs": None})
-    settings = settings.model_copy(update={"recipe": recipe})
-    run = train(digit_folders, settings, tmp_path / "run", console, clock=Clock(time))
-    assert 130 * 0.6 < time.seconds < 130 - 8
-    shares = ["image_size" in record for record in run.history()]
-    assert shares == sorted(shares, reverse=True)
-    assert 0.1 < sum(shares) / len(shares) < 0.4
-    assert time.rates[-1] < 0.05 * recipe.learning_rate
-    assert "scratch at 32×32 ended: its time was up" in console.export_text(clear=False)
-    assert "scratch at 64×64 ended: its time was up" in console.export_text()
-
-
 def test_stopped_before_the_full_size_there_is_a_model(
-    config: Config, digit_folders: Path, tmp_path: Path
+    resized: Config, digit_folders: Path, tmp_path: Path
 ) -> None:
+    def stop(*args: Any) -> None:
+        raise KeyboardInterrupt
+
     with pytest.MonkeyPatch.context() as patch:
-        step = on_call(2, BestEpoch.start_stage, KeyboardInterrupt)
-        patch.setattr(BestEpoch, "start_stage", step)
-        run = train(digit_folders, config(recipe__epochs=2), tmp_path / "run")
+        patch.setattr("foveate.training.fitting.go_on_at_next_size", stop)
+        run = train(digit_folders, resized(recipe__epochs=2), tmp_path / "run")
     assert run.status()["state"] == "interrupted"
     assert evaluate(run, "validation")["image_size"] == [64, 64]
 
@@ -236,14 +134,14 @@ class TestSettled:
         found = settle_sizes(config, prepared, model).recipe.image_sizes
         return found, most_sizes(config, prepared, model)
 
-    def test_kept(self, digit_folders: Path, config: Config) -> None:
-        assert self.settle(digit_folders, config()) == (2, 2)
+    def test_kept(self, digit_folders: Path, resized: Config) -> None:
+        assert self.settle(digit_folders, resized()) == (2, 2)
 
-    def test_not_stated(self, digit_folders: Path, config: Config) -> None:
+    def test_not_stated(self, digit_folders: Path, resized: Config) -> None:
         flags = {"recipe__image_sizes": "none", "recipe__epochs": 3}
-        assert self.settle(digit_folders, config(**flags)) == (1, 1)  # too small to be worth it
+        assert self.settle(digit_folders, resized(**flags)) == (1, 1)  # too small to be worth it
         flags["data__image_size"] = 160
-        assert self.settle(digit_folders, config(**flags)) == (1, 3)  # no more than epochs
+        assert self.settle(digit_folders, resized(**flags)) == (1, 3)  # no more than epochs
 
     @pytest.mark.parametrize(
         ("flags", "message"),
@@ -251,18 +149,18 @@ class TestSettled:
             ({"recipe__image_sizes": 5}, r"at most the 4 epochs of the scratch stage, but got 5"),
             ({"recipe__image_sizes": 3}, r"at most 2 at 64×64, .* give 32×32, 64×64, but got 3"),
             ({"recipe__schedule": "plateau"}, r"but got 2 with recipe\.schedule = 'plateau'"),
-            ({"model__backbone": "resized_backbone:flat"}, r"same layers .* at 32×32 than at 64"),
+            ({"model__backbone": "users_backbones:flat"}, r"same layers .* at 32×32 than at 64"),
             ({"model__backbone": "simple_cnn", "data__image_size": 128}, r"same layers"),
         ],
     )
     def test_refused(
-        self, flags: dict[str, Any], message: str, digit_folders: Path, config: Config
+        self, flags: dict[str, Any], message: str, digit_folders: Path, resized: Config
     ) -> None:
         with pytest.raises(ConfigError, match=rf"recipe\.image_sizes .*{message}"):
-            self.settle(digit_folders, config(**flags))
+            self.settle(digit_folders, resized(**flags))
 
     def test_refused_without_a_stage_for_it(
-        self, digit_folders: Path, digit_run: Run, config: Config, tmp_path: Path
+        self, digit_folders: Path, digit_run: Run, resized: Config, tmp_path: Path
     ) -> None:
         flags = {
             "model__backbone": "simple_cnn",
@@ -270,7 +168,7 @@ class TestSettled:
             "recipe__fine_tune_epochs": 0,
         }
         with pytest.raises(ConfigError, match=r"but got 2 with recipe\.fine_tune_epochs = 0"):
-            train(digit_folders, config(**flags), tmp_path / "run")
+            train(digit_folders, resized(**flags), tmp_path / "run")
         assert not (tmp_path / "run").exists()
 
     def test_tiles_are_refused(self, mask_folders: Path, tiny_config: Config) -> None:
@@ -299,8 +197,8 @@ class TestStages:
         if number == 1:
             assert sizes == [last]
 
-    def test_a_plan_of_stages_knows_no_sizes(self, config: Config) -> None:
-        (stage,) = plan_stages(config())
+    def test_a_plan_of_stages_knows_no_sizes(self, resized: Config) -> None:
+        (stage,) = plan_stages(resized())
         assert stage.epochs == 4
 
 
@@ -313,8 +211,9 @@ class TestWeaker:
         half = resolve(weaker(config, 0.5))
         assert half.rotation == resolve(config).rotation / 2
         assert 1.0 - half.crop == pytest.approx((1.0 - resolve(config).crop) / 2)
-        flips = {"horizontal_flip": resolve(config).horizontal_flip}
-        assert resolve(weaker(config, 0.0)) == replace(PRESETS["none"], **flips)
+        flip = resolve(config).horizontal_flip
+        none = replace(PRESETS["none"], horizontal_flip=flip)
+        assert resolve(weaker(config, 0.0)) == none
         assert weaker(config, 0.0).mix == MixConfig()
 
     def test_what_is_stated_counts(self) -> None:
