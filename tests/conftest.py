@@ -45,7 +45,8 @@ import keras
 def plain(input_shape):
     inputs = keras.Input(input_shape)
     x = keras.layers.Conv2D(8, 3, strides=4, activation="relu")(inputs / 255)
-    return keras.Model(inputs, keras.layers.Conv2D(16, 3, strides=2, activation="relu")(x))
+    x = keras.layers.Conv2D(16, 3, strides=2, activation="relu")(x)
+    return keras.Model(inputs, x, name="plain")
 
 def flat(input_shape):
     inputs = keras.Input(input_shape)

@@ -103,7 +103,7 @@ def weaker(config: AugmentConfig, factor: float) -> AugmentConfig:
         for name, value in asdict(resolve(config)).items()
         if name != "crop"
     }
-    ranges["crop"] = 1.0 - factor * (1.0 - resolve(config).crop)  # the share that is kept
+    ranges["crop"] = factor * resolve(config).crop + (1.0 - factor)  # 1 crops nothing
     sections = {
         name: type(section)(**{field: ranges[field] for field in type(section).model_fields})
         for name, section in config

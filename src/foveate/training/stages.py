@@ -107,7 +107,7 @@ def in_sizes(stages: Sequence[Stage], number: int) -> list[Stage]:
         replace(
             last,
             epochs=last.epochs and epochs[size],
-            weight=last.weight * work[size] / sum(work),
+            weight=work[size] / sum(work) * last.weight,
             size=size,
             num_sizes=number,
             span=(sum(epochs[:size]) / sum(epochs), sum(epochs[: size + 1]) / sum(epochs)),
