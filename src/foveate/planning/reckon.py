@@ -21,13 +21,29 @@ _LEAST_ERROR = 0.05
 _ERROR_OF_ONCE = 0.3
 """Share by which starting and compiling differed between a trial and its run, on two cores whose
 disk cache others used as well."""
+_KEPT_OF_SIZE = 0.6
+"""Share of what a network takes beside its samples that stays with TensorFlow when it is done;
+with EfficientNet-Lite0 it was 0.47 to 0.58, whatever the batch or image size."""
 LOADING_LIMITS = 0.2
 """Share of the time spent waiting above which loading is the bottleneck."""
 
 
-def peak_bytes(measured: Measurement, batch_size: int) -> float:
-    """Reckon the memory of a run by straight lines between what was tried, and beyond."""
-    return _between(measured.tries, batch_size, lambda one: one.peak_bytes)
+def peak_bytes(measured: Measurement, batch_size: int, sizes: int = 1) -> float:
+    """Reckon the memory of a run by straight lines between what was tried, and beyond.
+
+    Args:
+        measured: What the machine does.
+        batch_size: Samples of a batch.
+        sizes: Image sizes that the last stage goes through.
+    """
+    peak = _between(measured.tries, batch_size, lambda one: one.peak_bytes)
+    return peak + (sizes - 1) * _size_bytes(measured)
+
+
+def _size_bytes(measured: Measurement) -> float:
+    """Memory that a backend keeps of another image size, once that is done."""
+    without_samples = _between(measured.tries, 0, lambda one: one.peak_bytes)
+    return _KEPT_OF_SIZE * max(without_samples - measured.base_bytes, 0.0)
 
 
 def device_bytes(measured: Measurement, batch_size: int) -> float:
@@ -137,7 +153,7 @@ def epochs_at_full_size(measured: Measurement, batch_size: int, epochs: int, siz
 
 
 def sizes_that_pay(
-    measured: Measurement, batch_size: int, repeat: int, seconds: float | None
+    measured: Measurement, batch_size: int, repeat: int, limit: float, seconds: float | None
 ) -> int:
     """Choose the number of image sizes with which the last stage is fastest.
 
@@ -145,6 +161,7 @@ def sizes_that_pay(
         measured: What the machine does.
         batch_size: Samples of a batch.
         repeat: How often an epoch goes over the training rows.
+        limit: Bytes of memory that the run may take.
         seconds: What the run may take, where that decides the number of epochs.
 
     Returns:
@@ -159,7 +176,12 @@ def sizes_that_pay(
         at_full_size = epochs_at_full_size(measured, batch_size, epochs, sizes)
         return at_full_size * epoch + (sizes - 1) * another
 
-    best = min(range(1, min(measured.image_sizes, epochs) + 1), key=taken)
+    possible = [
+        sizes
+        for sizes in range(1, min(measured.image_sizes, epochs) + 1)
+        if peak_bytes(measured, batch_size, sizes) <= limit
+    ]
+    best = min(possible, key=taken, default=1)
     return best if taken(1) > _WORTH_IT * taken(best) else 1
 
 
