@@ -31,6 +31,7 @@ from foveate.search.trial import (
     with_share,
 )
 
+_WARM_EPOCHS = 1  # that say little yet
 _WAIT = 2.0  # seconds between two looks at the queue while others work
 
 
@@ -198,7 +199,7 @@ def _sampler(config: SearchConfig, seed: int) -> optuna.samplers.BaseSampler:
 def _pruner(name: str) -> optuna.pruners.BasePruner:
     match name:
         case "median":
-            return optuna.pruners.MedianPruner()
+            return optuna.pruners.MedianPruner(n_warmup_steps=_WARM_EPOCHS)
         case "asha":
             return optuna.pruners.SuccessiveHalvingPruner()
         case "hyperband":
