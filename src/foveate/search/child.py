@@ -7,6 +7,7 @@ them. The outcome, or the reason why there is none, goes to ``outcome.json`` in 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import psutil
 from rich.console import Console
 
 from foveate.config.files import load_config
@@ -141,6 +143,7 @@ def _trained(folder: Path, manifest: Manifest) -> Run | None:
 
     clock, console = Clock.of_process(), Console(width=100)
     config, run = _settings(folder), Run(folder / "run")
+    _take_over(run)
     if _can_go_on(run):
         from foveate.training.recipe import resume
 
@@ -178,13 +181,16 @@ def _can_go_on(run: Run) -> bool:
     """Whether a run was begun before, and left something to go on from."""
     from foveate.training.checkpoint import has_checkpoint
 
-    if not run.is_unfinished():
-        return False
-    try:
-        run.require_resumable()
-    except RunError:
-        return False
-    return has_checkpoint(run.checkpoints) or run.is_handed_over()
+    return run.is_unfinished() and (has_checkpoint(run.checkpoints) or run.is_handed_over())
+
+
+def _take_over(run: Run) -> None:
+    """End the process of a worker that stood still for so long that its trial was given to us."""
+    if run.status_path.is_file() and (pid := run.trained_by()) is not None:
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(pid)
+            process.kill()
+            process.wait()
 
 
 if __name__ == "__main__":
