@@ -10,7 +10,7 @@ $(READY): pyproject.toml constraints.txt
 	test -x $(RUN)/python || $(PYTHON) -m venv $(VENV)
 	$(RUN)/python -m pip install --quiet --disable-pip-version-check \
 		--constraint constraints.txt \
-		--editable '.[tensorflow,jax,torch,weights,quickstart,dev]'
+		--editable '.[tensorflow,jax,torch,weights,quickstart,search,dev]'
 	touch $@
 
 quickstart: $(READY)

@@ -40,6 +40,10 @@ def desk(digit_folders: Path, digit_table: Path, mask_folders: Path, tmp_path: P
         sex=pl.col("shade"),
         patient_id=pl.col("writer"),
     ).write_csv(tmp_path / "patients.csv")
+    (tmp_path / "search.toml").write_text(
+        'data.image_size = 16\nmodel.backbone = "simple_cnn"\nrecipe.epochs = 1\n'
+        'search.trials = 1\nsearch.space."model.dropout" = "0..0.5"\n'
+    )
     return tmp_path
 
 
@@ -57,7 +61,7 @@ def test_code_runs(document: Path, desk: Path) -> None:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.stem)
 def test_flags_and_commands_exist(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
-    flags = set(re.findall(r"--([a-z]+\.[a-z_.]+)", text))
+    flags = set(re.findall(r"--(?:search\.space\.)?([a-z]+\.[a-z_.]+)", text))
     known = {key for key, _ in setting_fields()}
     assert flags <= known | {key.rpartition(".")[0] for key in known}
     commands = set(re.findall(r"^foveate ([a-z]+)", text, flags=re.MULTILINE))

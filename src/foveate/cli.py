@@ -26,6 +26,7 @@ from foveate.cli_run import (
     say,
     train_and_judge,
 )
+from foveate.cli_search import join_search, resume_search, start_search
 from foveate.errors import ConfigError, FoveateError
 
 app = cyclopts.App(
@@ -276,6 +277,48 @@ def profile(
     words, settled = _read(tokens, config)
     data = _one(words, "profile", "DATA: what train would get")
     profile_data(data, settled, not no_model, console)
+
+
+@app.command(help_epilogue=_SETTINGS_HELP, usage="Usage: foveate search DATA [OPTIONS] [SETTINGS]")
+def search(
+    *tokens: Tokens,
+    out: Path | None = None,
+    config: Path | None = None,
+    dry_run: Annotated[bool, Parameter(negative="")] = False,
+    resume: Path | None = None,
+    join: str | None = None,
+) -> None:
+    """Try settings out on DATA, trial by trial, and say which are best, and by how much.
+
+    What is varied stands under `search.space`: `--search.space.recipe.learning_rate
+    "1e-4..3e-2 log" --search.space.recipe.optimizer adamw,sgd`; without it, what usually matters.
+
+    Parameters
+    ----------
+    out
+        The folder of the study, new or empty; `runs/DATA-search-1` and so on when not given.
+    config
+        A TOML file of settings; flags win over it.
+    dry_run
+        Only say what would be varied.
+    resume
+        The folder of a study to go on with, instead of DATA; `--search.trials 40` makes more.
+    join
+        The folder or the database URL of a study that goes on, to work on as well.
+    """
+    from foveate.config.files import load_config, split_tokens
+
+    words, settings = split_tokens(tokens)
+    if join is not None:
+        if words or settings or out or config or resume or dry_run:
+            raise ConfigError("--join takes the study alone: data and settings are its own.")
+        return join_search(join, console)
+    if resume is not None:
+        if words or out or config or dry_run:
+            raise ConfigError("--resume takes the study's folder and settings of the search.")
+        return resume_search(resume, settings, console)
+    data = _one(words, "search", "DATA: what train would get")
+    return start_search(data, load_config(config, settings), out, dry_run, console)
 
 
 @app.command

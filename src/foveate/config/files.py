@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import ByteSize, ValidationError
 from pydantic.fields import FieldInfo
@@ -36,11 +36,31 @@ def load_config(
     Raises:
         ConfigError: The file cannot be read or settings are wrong; all problems are listed.
     """
-    flags = dict(overrides or {})
-    values = _read_toml(Path(path)) if path is not None else {}
+    return _validated(_read_toml(Path(path)) if path is not None else {}, overrides or {}, path)
+
+
+def with_settings(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
+    """Change some settings.
+
+    Args:
+        config: All settings.
+        values: Those to replace, as the overrides of `load_config`.
+
+    Returns:
+        Validated settings; those given stay as they are.
+
+    Raises:
+        ConfigError: Settings are wrong, or contradict others; all problems are listed.
+    """
+    return _validated(config.model_dump(), values)
+
+
+def _validated(
+    values: dict[str, Any], flags: Mapping[str, Any], path: str | Path | None = None
+) -> RunConfig:
     for key, text in flags.items():
-        whole = key if isinstance(text, Mapping) else _whole_key(key)
-        _place(values, whole, _parse(whole, text))
+        whole = key if isinstance(text, Mapping) else whole_key(key)
+        _place(values, whole, parse_text(whole, text))
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
@@ -91,6 +111,25 @@ def to_toml(config: RunConfig, comments: bool = False) -> str:
     return "\n".join(_section_lines(config, "", comments)).strip() + "\n"
 
 
+def whole_key(key: str) -> str:
+    """Complete the key of a group that may be written as one of its fields alone.
+
+    Args:
+        key: Such as ``recipe.optimizer``.
+
+    Returns:
+        Such as ``recipe.optimizer.name``; any other key as it is.
+    """
+    section = _section(key.split("."))
+    return f"{key}.{section.short}" if section and issubclass(section, ShortSection) else key
+
+
+def setting_kinds(key: str) -> tuple[Any, ...]:
+    """Name the types that the value of a setting may have; none where there is no such setting."""
+    field = dict(setting_fields()).get(key)
+    return () if field is None else tuple(_alternatives(field.annotation))
+
+
 def setting_fields(
     section: type[Section] = RunConfig, prefix: str = ""
 ) -> Iterator[tuple[str, FieldInfo]]:
@@ -123,12 +162,6 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} must be valid TOML, but got: {error}.") from None
 
 
-def _whole_key(key: str) -> str:
-    """Complete the key of a group that may be written as one of its fields alone."""
-    section = _section(key.split("."))
-    return f"{key}.{section.short}" if section and issubclass(section, ShortSection) else key
-
-
 def _section(groups: Sequence[str]) -> type[Section] | None:
     """The settings class of a group; None where there is no such group."""
     section: Any = RunConfig
@@ -146,18 +179,25 @@ def _place(values: dict[str, Any], key: str, value: Any) -> None:
     for depth, group in enumerate(groups, 1):
         inner = values.get(group, {})
         if not isinstance(inner, dict):
-            field = _whole_key(".".join(groups[:depth])).rpartition(".")[2]
+            field = whole_key(".".join(groups[:depth])).rpartition(".")[2]
             inner = {field: inner}
         values[group] = values = inner
     values[last] = value
 
 
-def _parse(key: str, text: Any) -> Any:
-    """Turn a flag's text into what pydantic expects of that field; all else stays as it is."""
-    field = dict(setting_fields()).get(key)
-    if field is None or not isinstance(text, str):
+def parse_text(key: str, text: Any) -> Any:
+    """Turn a flag's text into what pydantic expects of that field.
+
+    Args:
+        key: A whole key.
+        text: Such as ``"age,sex"`` or ``"none"``; what is no text stays as it is.
+
+    Returns:
+        A list of texts, None, or the text.
+    """
+    kinds = setting_kinds(key)
+    if not kinds or not isinstance(text, str):
         return text
-    kinds = _alternatives(field.annotation)
     if text.lower() == "none" and type(None) in kinds:
         return None
     if any(get_origin(kind) is tuple for kind in kinds):
@@ -165,9 +205,15 @@ def _parse(key: str, text: Any) -> Any:
     return text
 
 
-def _alternatives(annotation: Any) -> tuple[Any, ...]:
-    is_union = get_origin(annotation) in (Union, UnionType)
-    return get_args(annotation) if is_union else (annotation,)
+def _alternatives(annotation: Any) -> Iterator[Any]:
+    """Take unions and annotations apart."""
+    if get_origin(annotation) in (Union, UnionType):
+        for kind in get_args(annotation):
+            yield from _alternatives(kind)
+    elif get_origin(annotation) is Annotated:
+        yield from _alternatives(get_args(annotation)[0])
+    else:
+        yield annotation
 
 
 def _explain(error: ValidationError, path: str | Path | None, flags: Mapping[str, Any]) -> str:
@@ -177,7 +223,8 @@ def _explain(error: ValidationError, path: str | Path | None, flags: Mapping[str
         key = ".".join(_key_parts(problem["loc"]))
         given = [f for f in flags if f"{f}.".startswith(f"{key}.") or key.startswith(f"{f}.")]
         source = f"--{given[0]}" if given else f"{path}: {key}" if path else key
-        lines.append(f"  {source}: {_problem_text(problem, key)}")
+        text = _problem_text(problem, key)
+        lines.append(f"  {source}: {text}" if source else f"  {text}")
     return "\n".join(lines)
 
 
@@ -209,7 +256,7 @@ def _section_lines(section: Section, prefix: str, comments: bool) -> Iterator[st
     nested = []
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)
-        if isinstance(value, Section):
+        if isinstance(value, Section | dict):
             nested.append((name, field, value))
             continue
         if comments and field.description:
@@ -221,12 +268,25 @@ def _section_lines(section: Section, prefix: str, comments: bool) -> Iterator[st
         if comments and field.description:
             yield f"# {' '.join(field.description.split())}"
         yield f"[{prefix}{name}]"
-        yield from _section_lines(value, f"{prefix}{name}.", comments)
+        if isinstance(value, Section):
+            yield from _section_lines(value, f"{prefix}{name}.", comments)
+        else:
+            yield from _entries(value)
+
+
+def _entries(table: Mapping[str, Any]) -> Iterator[str]:
+    """Lines, or the inside of an inline table: `key = value`."""
+    for key, value in table.items():
+        yield f"{key if key.isidentifier() else _toml_value(key)} = {_toml_value(value)}"
 
 
 def _toml_value(value: Any) -> str | None:
     if value is None:
         return None
+    if isinstance(value, Section):
+        value = value.model_dump(exclude_defaults=True)
+    if isinstance(value, Mapping):
+        return f"{{ {', '.join(_entries(value))} }}"
     if isinstance(value, ByteSize):
         units = ("KiB", 2**10), ("MiB", 2**20), ("GiB", 2**30), ("TiB", 2**40)
         exact = [f'"{value // size}{unit}"' for unit, size in units if value % size == 0]

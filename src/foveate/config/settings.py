@@ -13,6 +13,7 @@ from pydantic import ByteSize, Field, PositiveInt, field_validator, model_valida
 
 from foveate.config.augmentation import AugmentConfig
 from foveate.config.recipe import RecipeConfig
+from foveate.config.search import SearchConfig
 from foveate.config.section import Seconds, Section, Share, square
 from foveate.config.tiles import TilesConfig
 
@@ -212,6 +213,8 @@ class RunConfig(Section):
     """What the run may take."""
     runtime: RuntimeConfig = RuntimeConfig()
     """What computes."""
+    search: SearchConfig = SearchConfig()
+    """Trying settings out; of no account for a single run."""
 
     @property
     def batch_size(self) -> int:

@@ -24,29 +24,30 @@ MOST_NAMED = 40
 """Most classes that the confusion matrix names on its axes."""
 
 # Stand-ins that become colours of the page: matplotlib knows nothing of CSS variables.
-_INK, _MUTED, _LINE, _ACCENT = "#000001", "#000002", "#000003", "#000004"
+INK, MUTED, LINE, ACCENT, WRONG = "#000001", "#000002", "#000003", "#000004", "#000005"
 _VARIABLES = {
-    _INK: "var(--ink)",
-    _MUTED: "var(--muted)",
-    _LINE: "var(--line)",
-    _ACCENT: "var(--accent)",
+    INK: "var(--ink)",
+    MUTED: "var(--muted)",
+    LINE: "var(--line)",
+    ACCENT: "var(--accent)",
+    WRONG: "var(--wrong)",
 }
 # Okabe & Ito's blue and vermilion, told apart with any colour vision; laid over the page's ground.
-_RIGHT, _WRONG = np.array([0, 114, 178]) / 255, np.array([213, 94, 0]) / 255
+_RIGHT_RGB, _WRONG_RGB = np.array([0, 114, 178]) / 255, np.array([213, 94, 0]) / 255
 
 _STYLE = {
     "font.size": 9.0,
-    "text.color": _INK,
+    "text.color": INK,
     "text.parse_math": False,
-    "axes.edgecolor": _MUTED,
-    "axes.labelcolor": _MUTED,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": MUTED,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
-    "grid.color": _LINE,
+    "grid.color": LINE,
     "grid.linewidth": 0.8,
-    "xtick.color": _MUTED,
-    "ytick.color": _MUTED,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
     "svg.fonttype": "none",
 }
 
@@ -72,22 +73,22 @@ def curve_figure(
     stages = [record.get("stage", "") for record in history]
 
     def draw(axes: Any) -> None:
-        axes.plot(epochs, train, color=_MUTED, linewidth=1.3, marker="o", markersize=2.5)
-        axes.plot(epochs, validation, color=_ACCENT, linewidth=1.8, marker="o", markersize=3.0)
+        axes.plot(epochs, train, color=MUTED, linewidth=1.3, marker="o", markersize=2.5)
+        axes.plot(epochs, validation, color=ACCENT, linewidth=1.8, marker="o", markersize=3.0)
         if best is not None:
-            axes.plot(epochs[best], judged[best], "o", ms=9, mfc="none", mec=_INK, mew=1.2)
+            axes.plot(epochs[best], judged[best], "o", ms=9, mfc="none", mec=INK, mew=1.2)
         for place, (before, after) in enumerate(pairwise(stages), start=1):
             if before != after:
-                axes.axvline(place + 0.5, color=_MUTED, linewidth=0.8, linestyle=(0, (2, 3)))
+                axes.axvline(place + 0.5, color=MUTED, linewidth=0.8, linestyle=(0, (2, 3)))
                 at = {"xy": (place + 0.5, 1.0), "xycoords": ("data", "axes fraction")}
                 shift = {"xytext": (4, -2), "textcoords": "offset points", "va": "top"}
-                axes.annotate(after.replace("_", " "), **at, **shift, color=_MUTED, fontsize=8)
+                axes.annotate(after.replace("_", " "), **at, **shift, color=MUTED, fontsize=8)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
         axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
         axes.grid(axis="y")
         axes.set_xlabel("epoch")
 
-    return _drawn(f"curve-{metric}", f"{metric} by epoch", (4.4, 2.5), draw)
+    return drawn(f"curve-{metric}", f"{metric} by epoch", (4.4, 2.5), draw)
 
 
 def confusion_figure(
@@ -111,7 +112,7 @@ def confusion_figure(
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     right = np.eye(size, dtype=bool)
     alpha = np.where(right, shares, np.sqrt(shares))
-    tint = np.where(right[..., None], _RIGHT, _WRONG)
+    tint = np.where(right[..., None], _RIGHT_RGB, _WRONG_RGB)
 
     def draw(axes: Any) -> None:
         axes.imshow(np.dstack([tint, alpha]), interpolation="none", aspect="equal")
@@ -122,13 +123,13 @@ def confusion_figure(
         if size <= MOST_NUMBERED:
             for row, column in np.argwhere(counts):
                 text = _percent(shares[row, column]) if per_pixel else f"{counts[row, column]:,}"
-                color = "#ffffff" if alpha[row, column] > 0.6 else _INK
+                color = "#ffffff" if alpha[row, column] > 0.6 else INK
                 middle = {"ha": "center", "va": "center", "fontsize": 8}
                 axes.text(column, row, text, color=color, **middle)
 
     side = size * (0.42 if size <= MOST_NUMBERED else 0.22) if size <= MOST_NAMED else 7.0
     side = max(side, 1.6)
-    return _drawn(name, "confusion matrix", (side + 1.5, side + 1.3), draw)
+    return drawn(name, "confusion matrix", (side + 1.5, side + 1.3), draw)
 
 
 def reliability_figure(name: str, confidence: NDArray[Any], right: NDArray[np.bool_]) -> str:
@@ -151,13 +152,13 @@ def reliability_figure(name: str, confidence: NDArray[Any], right: NDArray[np.bo
     low, high = wilson_interval(found, sizes)
 
     def draw(axes: Any) -> None:
-        axes.plot([0, 1], [0, 1], color=_MUTED, linewidth=1.0, linestyle=(0, (2, 3)))
-        axes.vlines(stated, low, high, color=_ACCENT, linewidth=1.2)
-        axes.plot(stated, found, "o", color=_ACCENT, markersize=4.5, clip_on=False)
+        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1.0, linestyle=(0, (2, 3)))
+        axes.vlines(stated, low, high, color=ACCENT, linewidth=1.2)
+        axes.plot(stated, found, "o", color=ACCENT, markersize=4.5, clip_on=False)
         axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="confidence", ylabel="share that is right")
         axes.grid()
 
-    return _drawn(name, "share of right predictions by confidence", (4.4, 3.3), draw)
+    return drawn(name, "share of right predictions by confidence", (4.4, 3.3), draw)
 
 
 def histogram_figure(name: str, values: NDArray[Any], label: str) -> str:
@@ -173,12 +174,12 @@ def histogram_figure(name: str, values: NDArray[Any], label: str) -> str:
     """
 
     def draw(axes: Any) -> None:
-        axes.hist(values, bins=20, range=(0, 1), color=_ACCENT, rwidth=0.9)
+        axes.hist(values, bins=20, range=(0, 1), color=ACCENT, rwidth=0.9)
         axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
         axes.set(xlim=(0, 1), xlabel=label, ylabel="images")
         axes.grid(axis="y")
 
-    return _drawn(name, f"images by {label}", (4.4, 2.5), draw)
+    return drawn(name, f"images by {label}", (4.4, 2.5), draw)
 
 
 def _name_classes(axes: Any, names: Sequence[str]) -> None:
@@ -193,15 +194,25 @@ def _name_classes(axes: Any, names: Sequence[str]) -> None:
     turned = {} if upright else {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
     axes.set_xticks(range(len(short)), short, **turned)
     axes.set_yticks(range(len(short)), short)
-    axes.tick_params(length=0, labelcolor=_INK, labelsize=8)
+    axes.tick_params(length=0, labelcolor=INK, labelsize=8)
 
 
 def _percent(share: float) -> str:
     return f"{share:.1%}" if share >= 0.0005 else "<0.1%"
 
 
-def _drawn(name: str, label: str, inches: tuple[float, float], draw: Callable[[Any], None]) -> str:
-    """Draw on fresh axes; give SVG to stand in a page."""
+def drawn(name: str, label: str, inches: tuple[float, float], draw: Callable[[Any], None]) -> str:
+    """Draw on fresh axes.
+
+    Args:
+        name: Sets this figure apart from others of the page.
+        label: What it shows, for those who cannot see it.
+        inches: Width and height; at most 4.6 wide, a phone shows its text large enough.
+        draw: Draws on the axes it is given, in the colours of this module.
+
+    Returns:
+        SVG to stand in a page, in the page's colours and font.
+    """
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
         # The browser's fonts draw the text, so what matplotlib's own font lacks is no matter.
         warnings.filterwarnings("ignore", message="Glyph")
@@ -224,7 +235,7 @@ def _inlined(svg: str, name: str, label: str) -> str:
 
     def adapt(tag: re.Match[str]) -> str:
         text = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{name}-", tag[0])
-        return re.sub("#00000[1-4]", lambda color: _VARIABLES[color[0]], text)
+        return re.sub("#00000[1-5]", lambda color: _VARIABLES[color[0]], text)
 
     # Only tags: names of classes stand between them, and stay as they are.
     body = re.sub(r"<[^>]+>", adapt, body)

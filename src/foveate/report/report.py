@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import math
 import operator
 import shlex
 from collections.abc import Mapping, Sequence
@@ -14,19 +13,17 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from foveate.config.files import setting_fields
 from foveate.config.settings import RunConfig
 from foveate.disk import write_atomically
 from foveate.errors import RunError
 from foveate.report import figures, summary
+from foveate.report.page import is_known, render
 from foveate.runs import Run
 
 _MOST_LISTED = 100
 _JUDGED_ON = ("test", "validation", "train")
-_SPELLINGS = {"iou": "IoU", "roc": "ROC", "auc": "AUC", "f1": "F1"}
 _PRIMARY = {"classification": "accuracy", "segmentation": "mean_iou"}
 
 
@@ -43,24 +40,7 @@ def write_report(run: Run) -> Path:
         RunError: The run has no samples yet, or one of its files is damaged.
         ConfigError: Its settings cannot be read.
     """
-    environment = Environment(
-        loader=PackageLoader("foveate.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "number": _number,
-        "percent": _percent,
-        "duration": _duration,
-        "size": _size,
-        "change": _change,
-        "words": _words,
-        "svg": Markup,
-    }
-    page = environment.get_template("report.html.j2").render(_content(run))
-    write_atomically(run.report_path, page)
+    write_atomically(run.report_path, render("report.html.j2", _content(run)))
     return run.report_path
 
 
@@ -210,7 +190,7 @@ def _judgement(run: Run, outcome: Mapping[str, Any]) -> dict[str, Any]:
 
 def _weakest(per_class: Sequence[Mapping[str, Any]], score: str) -> list[tuple[str, float]]:
     """Name up to five classes of the lowest score, where there are more to look through."""
-    known = [(record["class"], record[score]) for record in per_class if _is_known(record[score])]
+    known = [(record["class"], record[score]) for record in per_class if is_known(record[score])]
     faulty = [(name, value) for name, value in known if value < 1]
     return sorted(faulty, key=operator.itemgetter(1))[:5] if len(known) > 5 else []
 
@@ -243,49 +223,3 @@ def _with_picture(run: Run, record: Mapping[str, Any]) -> dict[str, Any]:
     path = run.folder / record["picture"]
     data = base64.b64encode(path.read_bytes()).decode() if path.is_file() else None
     return {**record, "picture": data and f"data:image/jpeg;base64,{data}"}
-
-
-def _is_known(value: Any) -> bool:
-    return value is not None and math.isfinite(value)
-
-
-def _number(value: Any) -> str:
-    """Write a count in full and a measure to three decimals; small ones keep two digits."""
-    if not _is_known(value):
-        return "n/a"
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:.3f}" if abs(value) >= 0.01 or value == 0 else f"{value:.2g}"
-
-
-def _percent(share: float) -> str:
-    return f"{share * 100:.1f}\u00a0%"
-
-
-def _change(share: float) -> str:
-    """Write by how much more or less something is."""
-    percent = round(share * 100)
-    sign = "+" if percent > 0 else "\u2212" if percent else ""
-    return f"{sign}{abs(percent)}\u00a0%"
-
-
-def _words(name: str) -> str:
-    """Write the name of a score as words."""
-    return " ".join(_SPELLINGS.get(word, word) for word in name.split("_"))
-
-
-def _size(num_bytes: float) -> str:
-    """Write a size in the unit that a plan would take."""
-    mebibytes = num_bytes / 2**20
-    return f"{mebibytes / 1024:.2f} GiB" if mebibytes >= 1024 else f"{mebibytes:,.0f} MiB"
-
-
-def _duration(seconds: float) -> str:
-    """Write seconds as a person would say them."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if not minutes:
-        return f"{rest} s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"

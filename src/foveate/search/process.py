@@ -1,0 +1,140 @@
+"""Work done in a process of its own, watched from outside: what it does cannot hurt who waits."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from foveate import errors
+
+_PATIENCE = 60.0  # seconds that a process has to store what it has done, before it is killed
+
+
+class Child:
+    """A process that works in a folder, with all that it starts itself.
+
+    It ends when the process that started it does.
+
+    Args:
+        arguments: After ``python -m``; the folder is added to them.
+        folder: Gets ``log.txt``, with what it prints, and ``outcome.json``, with what it finds.
+    """
+
+    def __init__(self, arguments: Sequence[str], folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._outcome_path.unlink(missing_ok=True)
+        with self.log_path.open("ab") as log:
+            self._process = psutil.Popen(
+                [sys.executable, "-m", *arguments, str(folder)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C is for who waits: it decides what to do
+            )
+        self.started = time.monotonic()
+
+    @property
+    def log_path(self) -> Path:
+        """What it has printed."""
+        return self._folder / "log.txt"
+
+    @property
+    def _outcome_path(self) -> Path:
+        return self._folder / "outcome.json"
+
+    def wait(self) -> dict[str, Any]:
+        """Wait for its end, and read what it found; see `outcome`."""
+        try:
+            while self.is_running(1.0):
+                pass
+            return self.outcome()
+        finally:
+            self.kill()
+
+    def is_running(self, wait: float) -> bool:
+        """Say whether it still works, after so many seconds at most."""
+        try:
+            self._process.wait(wait)
+        except (psutil.TimeoutExpired, subprocess.TimeoutExpired):
+            return True
+        return False
+
+    def memory_bytes(self) -> int:
+        """Measure what it and all below it have resident."""
+        total = 0
+        for process in self._tree():
+            with contextlib.suppress(psutil.Error):
+                total += int(process.memory_info().rss)
+        return total
+
+    def outcome(self) -> dict[str, Any]:
+        """Read what it found, once it has ended.
+
+        Raises:
+            FoveateError: What it raised.
+            RuntimeError: It was killed, or ended otherwise without an outcome.
+        """
+        try:
+            found: dict[str, Any] = json.loads(self._outcome_path.read_text())
+        except (OSError, ValueError):
+            raise RuntimeError(self._end()) from None
+        if "error" in found:
+            kind = getattr(errors, found["error"], errors.RunError)
+            raise kind(found["message"])
+        return found
+
+    def ask_to_end(self) -> None:
+        """Ask it to store what it has done and to end."""
+        with contextlib.suppress(psutil.Error):
+            self._process.terminate()
+
+    def stop(self) -> None:
+        """Ask it to end, and kill it if it does not."""
+        self.ask_to_end()
+        self.is_running(_PATIENCE)
+        self.kill()
+
+    def kill(self) -> None:
+        """End it at once, and all below it."""
+        for process in self._tree():
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        self._process.wait()
+
+    def _tree(self) -> list[psutil.Process]:
+        try:
+            return [*self._process.children(recursive=True), self._process]
+        except psutil.Error:
+            return []
+
+    def _end(self) -> str:
+        code = self._process.returncode
+        if code is not None and code < 0:
+            return f"killed by signal {-code}" + (
+                ", perhaps because memory ran out" if code == -9 else ""
+            )
+        lines = self.log_path.read_text(errors="replace").strip().splitlines() or ["no word"]
+        return f"ended with code {code}: {lines[-1]}"
+
+
+def end_with_parent() -> None:
+    """Have this process end when the one that started it does, however that ends."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()

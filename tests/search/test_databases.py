@@ -1,0 +1,89 @@
+"""Workers that share a study through a database server."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from studies import accounted, study_folder, trials, worker
+
+
+def _binaries() -> Path | None:
+    """Where PostgreSQL is, if it is."""
+    found = shutil.which("initdb")
+    places = [Path(found).resolve().parent] if found else []
+    places += sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    return next((one for one in places if (one / "postgres").exists()), None)
+
+
+BINARIES = _binaries()
+
+
+@pytest.fixture(scope="module")
+def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a real server on loopback."""
+    if BINARIES is None:
+        pytest.skip("PostgreSQL is not installed")
+    pytest.importorskip("psycopg")
+    folder = tmp_path_factory.mktemp("postgresql")
+    # It refuses to run as root, and its user must reach the folder.
+    user = "postgres" if os.geteuid() == 0 else None
+    if user is not None:
+        shutil.chown(folder, user)
+        for parent in list(folder.parents)[:2]:
+            parent.chmod(0o711)
+    data, log = folder / "data", folder / "log.txt"
+    subprocess.run(
+        [str(BINARIES / "initdb"), "-D", str(data), "-U", "foveate", "-A", "trust", "-N"],
+        user=user, check=True, capture_output=True, cwd=folder,
+    )  # fmt: skip
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    with log.open("wb") as output:
+        server = subprocess.Popen(
+            [str(BINARIES / "postgres"), "-D", str(data), "-p", str(port), "-k", "", "-F"],
+            user=user, stdout=output, stderr=output, cwd=folder,
+        )  # fmt: skip
+    try:
+        for _ in range(100):
+            ready = [str(BINARIES / "pg_isready"), "-h", "127.0.0.1", "-p", str(port)]
+            if subprocess.run(ready, capture_output=True, check=False).returncode == 0:
+                break
+            assert server.poll() is None, log.read_text()
+            time.sleep(0.1)
+        yield f"postgresql://foveate@127.0.0.1:{port}/postgres"
+    finally:
+        server.send_signal(signal.SIGINT)  # which does not wait for those who are connected
+        server.wait(30)
+
+
+def test_two_workers_share_a_study_on_a_server(postgresql: str, tmp_path: Path) -> None:
+    folder = study_folder(tmp_path / "study", search__trials="8", search__storage=postgresql)
+    workers = [worker(folder, number) for number in range(2)]
+    assert [process.wait(120) for process in workers] == [0, 0]
+    assert accounted(folder) == list(range(8))
+    pids = {one.user_attrs["worker"]["pid"] for one in trials(folder)}
+    assert pids == {process.pid for process in workers}
+
+
+def test_who_joins_by_url_finds_the_study(postgresql: str, tmp_path: Path) -> None:
+    folder = study_folder(tmp_path / "joined", search__trials="3", search__storage=postgresql)
+    done = subprocess.run(
+        [sys.executable, "-m", "foveate", "search", "--join", postgresql],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert accounted(folder) == [0, 1, 2]
+    assert "trial 2: timed out" in done.stdout

@@ -1,0 +1,240 @@
+"""Studies whose trials end at once: who works on which, whatever is killed."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+import optuna
+import psutil
+import pytest
+from optuna.trial import TrialState
+from studies import (
+    FACTS,
+    accounted,
+    running,
+    settings,
+    study_folder,
+    trials,
+    until,
+    worker,
+)
+
+from foveate.config.files import load_config
+from foveate.errors import ConfigError, RunError
+from foveate.search.queue import original_number, queue_more, reclaim, reclaim_lost
+from foveate.search.space import Space
+from foveate.search.study import StudyFolder, create_study
+from foveate.search.worker import Worker
+
+
+class TestCreate:
+    @pytest.mark.parametrize(
+        ("flags", "told"),
+        [
+            ({"search.objective": "acuracy"}, "Did you mean 'accuracy'"),
+            ({"search.objective": "macro_f1", "search.pruning": "median"}, "told every epoch"),
+            (
+                {"search.strategy": "grid", "search.space.model.dropout": "0.1,0.2,0.3"},
+                "3 combinations|choices or a step",
+            ),
+        ],
+    )
+    def test_what_contradicts_the_data_is_refused(
+        self, tmp_path: Path, flags: dict[str, str], told: str
+    ) -> None:
+        config = load_config(None, {"search.trials": "2", **flags})
+        folder = StudyFolder(tmp_path)
+        folder.save_config(config)
+        with pytest.raises(ConfigError, match=told):
+            create_study(folder, config, FACTS, Space(config))
+
+    def test_a_name_is_taken_once(self, tmp_path: Path) -> None:
+        url = f"sqlite:///{tmp_path / 'shared.db'}"
+        folder = study_folder(tmp_path / "one", search__storage=url)
+        with pytest.raises(RunError, match="holds a study named 'one'"):
+            create_study(folder, folder.config(), FACTS, Space(folder.config()))
+
+    def test_a_database_that_is_not_there_is_told(self, tmp_path: Path) -> None:
+        with pytest.raises(RunError, match="database that can be reached"):
+            study_folder(tmp_path / "one", search__storage=f"sqlite:///{tmp_path}/no/such.db")
+
+
+class TestWork:
+    def test_the_default_settings_come_first_then_others(self, tmp_path: Path) -> None:
+        folder = study_folder(tmp_path / "study")
+        Worker(folder).work()
+        found = settings(folder)
+        assert found[0] == {"recipe.learning_rate": 1e-3, "model.dropout": 0.2}
+        assert len(found) == len({tuple(values.values()) for values in found}) == 4
+        assert {one.user_attrs["outcome"] for one in trials(folder)} == {"timed out"}
+        assert all("had not ended after" in one.user_attrs["reason"] for one in trials(folder))
+
+    @pytest.mark.parametrize("strategy", ["random", "bayesian", "gaussian_process"])
+    def test_the_same_seed_tries_the_same(self, tmp_path: Path, strategy: str) -> None:
+        folders = [
+            study_folder(tmp_path / name, search__strategy=strategy, search__trials="3", seed=seed)
+            for name, seed in (("a", "1"), ("b", "1"), ("c", "2"))
+        ]
+        for folder in folders:
+            Worker(folder).work()
+        first, second, other = map(settings, folders)
+        assert first == second != other
+
+    def test_a_grid_is_tried_whole(self, tmp_path: Path) -> None:
+        folder = study_folder(
+            tmp_path / "study",
+            search__strategy="grid",
+            search__trials="none",
+            search__space__model__dropout="0.1,0.2",
+            search__space__recipe__learning_rate="0.001,0.01",
+        )
+        Worker(folder).work()
+        tried = [(one["model.dropout"], one["recipe.learning_rate"]) for one in settings(folder)]
+        assert tried[0] == (0.2, 0.001)  # the default settings
+        assert sorted(tried) == [(0.1, 0.001), (0.1, 0.01), (0.2, 0.001), (0.2, 0.01)]
+
+    def test_too_much_memory_makes_a_trial_infeasible(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        folder = study_folder(
+            tmp_path / "study", search__trials="1", search__budget__trial_time="60s"
+        )
+        monkeypatch.setattr("foveate.search.worker.memory_share", lambda config: 1024)
+        Worker(folder).work()
+        (only,) = trials(folder)
+        assert only.user_attrs["outcome"] == "infeasible"
+        assert "more than the 0 MiB" in only.user_attrs["reason"]
+        assert only.state == TrialState.PRUNED  # so that a sampler keeps away from it
+
+    def test_settings_that_contradict_each_other_are_infeasible(self, tmp_path: Path) -> None:
+        folder = study_folder(
+            tmp_path / "study",
+            search__strategy="grid",
+            search__trials="none",
+            recipe__effective_batch_size="32",
+            search__space__recipe__learning_rate="0.001",
+            search__space__model__dropout="0.2",
+            search__space__data__batch_size="16,32",
+            search__space__recipe__gradient_accumulation_steps="1,2",
+        )
+        Worker(folder).work()
+        keys = "data.batch_size", "recipe.gradient_accumulation_steps"
+        outcomes = {
+            tuple(one.user_attrs["settings"][key] for key in keys): one.user_attrs["outcome"]
+            for one in trials(folder)[1:]
+        }
+        assert outcomes == {
+            (16, 1): "infeasible",
+            (16, 2): "timed out",
+            (32, 1): "timed out",
+            (32, 2): "infeasible",
+        }
+        reasons = [one.user_attrs["reason"] for one in trials(folder)]
+        assert sum("must be recipe.effective_batch_size" in reason for reason in reasons) == 2
+
+    def test_more_can_be_asked_for(self, tmp_path: Path) -> None:
+        folder = study_folder(tmp_path / "study", search__trials="2")
+        Worker(folder).work()
+        more = load_config(None, {"search.trials": "5"}).search
+        queue_more(folder.load(), more)
+        Worker(folder).work()
+        assert [original_number(one) for one in trials(folder)] == [0, 1, 2, 3, 4]
+
+    def test_when_the_time_is_up_nothing_is_begun(self, tmp_path: Path) -> None:
+        folder = study_folder(tmp_path / "study")
+        folder.load().set_user_attr("deadline", time.time() - 1)
+        Worker(folder).work()
+        assert {one.state for one in trials(folder)} == {TrialState.WAITING}
+
+    def test_where_only_the_time_is_stated_it_decides(self, tmp_path: Path) -> None:
+        folder = study_folder(tmp_path / "study", search__trials="none", search__budget__time="3s")
+        folder.load().set_user_attr("deadline", time.time() + 3)
+        Worker(folder).work()
+        assert len(trials(folder)) > 1
+        assert all(one.state.is_finished() for one in trials(folder))
+
+
+def ask(study: optuna.Study) -> optuna.Trial:
+    """Take a trial as a worker does that is killed before its heart beats for it."""
+    with pytest.warns(UserWarning, match="Heartbeat"):
+        return study.ask()
+
+
+class TestKilled:
+    def test_a_trial_whose_worker_was_killed_is_queued_again(self, tmp_path: Path) -> None:
+        folder = study_folder(tmp_path / "study", search__budget__trial_time="2s")
+        process = worker(folder, 0)
+        until(lambda: any("folder" in one.user_attrs for one in running(folder)))
+        (victim,) = running(folder)
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        _, alive = psutil.wait_procs(children, timeout=10)
+        assert not alive, "the run of a worker that is gone must end, too"
+        Worker(folder).work()
+        assert accounted(folder) == [0, 1, 2, 3]
+        retried = next(one for one in trials(folder) if original_number(one) != one.number)
+        assert original_number(retried) == victim.number
+        assert retried.user_attrs["settings"] == victim.user_attrs["settings"]
+        assert retried.user_attrs["folder"] == victim.user_attrs["folder"]
+
+    def test_two_workers_share_the_trials(self, tmp_path: Path) -> None:
+        folder = study_folder(tmp_path / "study", search__trials="8")
+        workers = [worker(folder, number) for number in range(2)]
+        assert [process.wait(120) for process in workers] == [0, 0]
+        assert accounted(folder) == list(range(8))
+        pids = {one.user_attrs["worker"]["pid"] for one in trials(folder)}
+        assert pids == {process.pid for process in workers}
+
+    def test_stopped_by_a_signal_its_trial_is_queued_again(self, tmp_path: Path) -> None:
+        folder = study_folder(tmp_path / "study", search__budget__trial_time="600s")
+        process = worker(folder, 0)
+        until(lambda: any("folder" in one.user_attrs for one in running(folder)))
+        process.send_signal(signal.SIGINT)
+        assert process.wait(100) != 0
+        states = [one.state for one in trials(folder)]
+        assert states == [TrialState.FAIL, *[TrialState.WAITING] * 4]
+        assert original_number(trials(folder)[4]) == 0
+
+    def test_a_worker_that_stood_still_leaves_its_trial_to_others(self, tmp_path: Path) -> None:
+        folder = study_folder(
+            tmp_path / "study", search__trials="2", search__budget__trial_time="4s"
+        )
+        still = worker(folder, 0, impatient=True)
+        until(lambda: any("folder" in one.user_attrs for one in running(folder)))
+        still.send_signal(signal.SIGSTOP)
+        other = worker(folder, 1, impatient=True)
+        assert other.wait(100) == 0
+        still.send_signal(signal.SIGCONT)
+        assert still.wait(100) == 0
+        assert accounted(folder) == [0, 1]
+
+    def test_one_that_was_just_taken_is_not_lost(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("foveate.search.queue.GRACE", 1)
+        folder = study_folder(tmp_path / "study")
+        ask(folder.load())  # killed here: nobody knows who had it, no heart has beaten
+        time.sleep(1.1)
+        reclaim(folder.load())
+        assert [original_number(one) for one in trials(folder)] == [0, 1, 2, 3, 0]
+
+    def test_one_that_was_ended_but_not_queued_is_not_lost(self, tmp_path: Path) -> None:
+        folder = study_folder(tmp_path / "study")
+        study = folder.load()
+        study.tell(ask(study), state=TrialState.FAIL)  # killed here, while it reclaimed
+        for _ in range(2):  # nor is it queued twice
+            reclaim_lost(folder.load())
+        assert [original_number(one) for one in trials(folder)] == [0, 1, 2, 3, 0]
+
+    def test_one_that_kills_is_given_up(self, tmp_path: Path) -> None:
+        folder = study_folder(tmp_path / "study", search__trials="1")
+        for _ in range(10):
+            study = folder.load()
+            if not study.get_trials(False, (TrialState.WAITING,)):
+                break
+            study.tell(ask(study), state=TrialState.FAIL)
+            reclaim_lost(folder.load())
+        assert len(trials(folder)) == 4  # tried once, and three times again
