@@ -83,6 +83,7 @@ def _look(folder: Path) -> dict[str, Any]:
 
     from foveate.models.backbones import get_backbone
     from foveate.training.prepare import prepare
+    from foveate.training.rate_finder import find_rate
     from foveate.training.stages import plan_stages
 
     if (varied := config.search.space.get("model.backbone")) is not None:
@@ -101,6 +102,8 @@ def _look(folder: Path) -> dict[str, Any]:
     scorer.update(targets, logits)
     scores = list(scorer.result()["scores"])
     told = [getattr(metric, "name", "") for metric in task.metrics()]
+    # The range test is made for the space that is searched unless another one is stated.
+    rate = None if config.search.space else find_rate(prepared, config).suggestion
     return {
         "task": task.name,
         "scores": scores,
@@ -110,6 +113,7 @@ def _look(folder: Path) -> dict[str, Any]:
         "is_tuned": any(stage.name == "fine_tune" for stage in plan_stages(config)),
         "backend": keras.backend.backend(),
         "image_size": prepared.image_size,
+        "learning_rate": rate,
     }
 
 
