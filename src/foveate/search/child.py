@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from foveate.disk import write_atomically
 from foveate.errors import FoveateError, RunError
 from foveate.runs import Run
 from foveate.scale import runtime
+from foveate.search.look import facts_of
 from foveate.search.process import end_with_parent
 
 _INTERRUPTED = 130
@@ -78,13 +80,9 @@ def _settings(folder: Path) -> RunConfig:
 def _look(folder: Path) -> dict[str, Any]:
     """Give the samples their splits, for all trials the same; say what a run would be like."""
     config = _settings(folder)
-    import keras
-    import numpy as np
-
     from foveate.models.backbones import get_backbone
     from foveate.training.prepare import prepare
     from foveate.training.rate_finder import find_rate
-    from foveate.training.stages import plan_stages
 
     if (varied := config.search.space.get("model.backbone")) is not None:
         for name in varied.choices:
@@ -92,29 +90,10 @@ def _look(folder: Path) -> dict[str, Any]:
     path = folder / "manifest.parquet"
     prepared = prepare(Manifest.load(path), config)
     prepared.manifest.save(path)
-    task = prepared.task
-    # Any targets will do to learn the names of the scores.
-    targets = np.arange(task.num_outputs)
-    logits = np.eye(task.num_outputs, dtype=np.float32)
-    if task.per_pixel:
-        targets, logits = targets[None, None].astype(np.uint8), logits[None, None]
-    scorer = task.scorer()
-    scorer.update(targets, logits)
-    scores = list(scorer.result()["scores"])
-    told = [getattr(metric, "name", "") for metric in task.metrics()]
-    # The range test is made for the space that is searched unless another one is stated.
-    rate = None if config.search.space else find_rate(prepared, config).suggestion
-    return {
-        "task": task.name,
-        "scores": scores,
-        "told": [name for name in told if name in scores],
-        "num_validation": prepared.num_judged("validation"),
-        "has_metadata": prepared.schema is not None,
-        "is_tuned": any(stage.name == "fine_tune" for stage in plan_stages(config)),
-        "backend": keras.backend.backend(),
-        "image_size": prepared.image_size,
-        "learning_rate": rate,
-    }
+    facts = facts_of(prepared, config)
+    if not config.search.space:  # then what is searched lies around what the range test suggests
+        facts = replace(facts, learning_rate=find_rate(prepared, config).suggestion)
+    return asdict(facts)
 
 
 def _train(folder: Path) -> dict[str, Any] | None:

@@ -150,7 +150,7 @@ def run_stage(
     callbacks = [rate, best, keeper, history, display, left_out, watch, checkpoints]
     with (
         display,
-        _loaders_own_errors(*feed.loaders.values()),
+        loaders_own_errors(*feed.loaders.values()),
         stopping_softly(checkpoints, console),
     ):
         _fit(feed, first_epoch, epochs, [c for c in callbacks if c])
@@ -256,8 +256,8 @@ def compile_stage(
 
 
 @contextlib.contextmanager
-def _loaders_own_errors(*loaders: BatchLoader) -> Iterator[None]:
-    """Raise what a loader raised, not what a backend made of it."""
+def loaders_own_errors(*loaders: BatchLoader) -> Iterator[None]:
+    """Raise what one of these loaders raised, not what a backend made of it."""
     try:
         yield
     except Exception as error:
