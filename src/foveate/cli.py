@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from foveate import __version__
-from foveate.cli_data import pack_data, plan_data, profile_data
+from foveate.cli_data import find_rate, pack_data, plan_data, profile_data
 from foveate.cli_run import (
     console,
     judge_again,
@@ -319,6 +319,21 @@ def search(
         return resume_search(resume, settings, console)
     data = _one(words, "search", "DATA: what train would get")
     return start_search(data, load_config(config, settings), out, dry_run, console)
+
+
+@app.command(help_epilogue=_SETTINGS_HELP, usage="Usage: foveate lr DATA [OPTIONS] [SETTINGS]")
+def lr(*tokens: Tokens, out: Path = Path(), config: Path | None = None) -> None:
+    """Try training on DATA with a learning rate that rises, and suggest one.
+
+    Parameters
+    ----------
+    out
+        The HTML file to draw the curve to, or a folder for `learning_rate.html`.
+    config
+        A TOML file of settings; flags win over it.
+    """
+    words, settled = _read(tokens, config)
+    find_rate(_one(words, "lr", "DATA: what train would get"), settled, out, console)
 
 
 @app.command

@@ -7,14 +7,16 @@ them. The outcome, or the reason why there is none, goes to ``outcome.json`` in 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+import psutil
 from rich.console import Console
 
 from foveate.config.files import load_config
@@ -80,6 +82,7 @@ def _look(folder: Path) -> dict[str, Any]:
     config = _settings(folder)
     from foveate.models.backbones import get_backbone
     from foveate.training.prepare import prepare
+    from foveate.training.rate_finder import find_rate
 
     if (varied := config.search.space.get("model.backbone")) is not None:
         for name in varied.choices:
@@ -87,7 +90,10 @@ def _look(folder: Path) -> dict[str, Any]:
     path = folder / "manifest.parquet"
     prepared = prepare(Manifest.load(path), config)
     prepared.manifest.save(path)
-    return asdict(facts_of(prepared, config))
+    facts = facts_of(prepared, config)
+    if not config.search.space:  # then what is searched lies around what the range test suggests
+        facts = replace(facts, learning_rate=find_rate(prepared, config).suggestion)
+    return asdict(facts)
 
 
 def _train(folder: Path) -> dict[str, Any] | None:
@@ -120,6 +126,7 @@ def _trained(folder: Path, manifest: Manifest) -> Run | None:
 
     clock, console = Clock.of_process(), Console(width=100)
     config, run = _settings(folder), Run(folder / "run")
+    _take_over(run)
     if _can_go_on(run):
         from foveate.training.recipe import resume
 
@@ -157,13 +164,16 @@ def _can_go_on(run: Run) -> bool:
     """Whether a run was begun before, and left something to go on from."""
     from foveate.training.checkpoint import has_checkpoint
 
-    if not run.is_unfinished():
-        return False
-    try:
-        run.require_resumable()
-    except RunError:
-        return False
-    return has_checkpoint(run.checkpoints) or run.is_handed_over()
+    return run.is_unfinished() and (has_checkpoint(run.checkpoints) or run.is_handed_over())
+
+
+def _take_over(run: Run) -> None:
+    """End the process of a worker that stood still for so long that its trial was given to us."""
+    if run.status_path.is_file() and (pid := run.trained_by()) is not None:
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(pid)
+            process.kill()
+            process.wait()
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from foveate.training.fitting import Work
 from foveate.training.memory import memory_limit
 from foveate.training.prepare import Prepared, prepare
 from foveate.training.progress import announce, counting
+from foveate.training.resizing import settle_sizes
 from foveate.training.tally import Tally
 from foveate.training.views import settle_views
 
@@ -59,7 +60,7 @@ def set_up(
     slowness = min(
         max((clock.spent - began) / max(process_time() - computed, 1e-9), 1.0), _SLOWEST
     )
-    config = settle_views(config, prepared, model)
+    config = settle_views(settle_sizes(config, prepared, model), prepared, model)
     tally = Tally(clock, MemoryGuard(memory_limit(config)))
     time = _time(config, prepared, clock, checkpoint is not None, slowness)
     stopping = settle_stopping(config, prepared)
