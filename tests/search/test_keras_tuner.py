@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import keras
@@ -23,7 +24,10 @@ from foveate.errors import ConfigError, MissingDependencyError
 from foveate.search.hypermodel import RunHyperModel, SearchError, epochs_by_stage
 from foveate.search.hyperparameters import HyperSpace
 from foveate.search.keras_tuner import hypermodel
+from foveate.search.look import facts_of
 from foveate.search.space import Space
+from foveate.search.usual import usual_space
+from foveate.training import rate_finder
 from foveate.training.prepare import prepare
 from foveate.training.stages import Stage
 
@@ -84,7 +88,7 @@ def fitted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 
     def spy(self: Any, *args: Any, **options: Any) -> Any:
         seen.append((*args, options))
-        return fit(self, *args, verbose=0)
+        return fit(self, *args, **options)
 
     monkeypatch.setattr(keras.Model, "fit", spy)
     return seen
@@ -210,16 +214,29 @@ def test_each_epoch_belongs_to_one_stage(lengths: list[int], first: int, last: i
         assert set(trained) <= set(whole)
 
 
+def test_the_usual_space_lies_around_a_range_test(
+    small: Callable[..., RunConfig], digit_folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rate_finder, "find_rate", lambda *_: SimpleNamespace(suggestion=0.03))
+    config, hp = small(), keras_tuner.HyperParameters()
+    hypermodel(config, digit_folders).build(hp)
+    facts = facts_of(prepare(digit_folders, config), config)
+    assert {one.name for one in hp.space} == set(usual_space(config, facts))
+    (rate,) = (one for one in hp.space if one.name == "recipe.learning_rate")
+    assert (rate.min_value, rate.max_value) == pytest.approx((0.003, 0.3))
+    assert rate.sampling == "log"
+
+
 def test_masks(mask_folders: Path, tiny_config: Callable[..., RunConfig]) -> None:
-    """Where nothing is stated, what usually matters is varied."""
-    config = tiny_config(data__image_size=16, recipe__epochs=1, model__decoder_channels="8,8,8,8")
-    runs, hp = hypermodel(config, mask_folders), keras_tuner.HyperParameters()
-    model = runs.build(hp)
+    config = tiny_config(
+        data__image_size=16, search__space__recipe__loss__name="cross_entropy,dice"
+    )
+    runs = hypermodel(config, mask_folders)
+    model = runs.build(keras_tuner.HyperParameters())
     assert model.output_shape == (None, 16, 16, 2)
-    assert "recipe.loss.name" in hp.values
     (measured,) = prepare(mask_folders, config).task.metrics()
     assert runs.objective.name == f"val_{measured.name}"
-    assert (runs.objective.name, runs.objective.direction) == ("val_mean_iou", "max")
+    assert runs.objective.direction == "max"
 
 
 class TestSpace:
@@ -338,6 +355,7 @@ class TestRefusals:
             ({"budget.time": "1h", "budget.ram": "4GiB"}, "budget.ram, budget.time"),
             ({"recipe.frozen_views": "2"}, "recipe.frozen_views"),
             ({"search.space.recipe.frozen_views": "0,1"}, "search.space.recipe.frozen_views"),
+            ({"recipe.image_sizes": "2"}, "recipe.image_sizes"),
             ({"data.splits.validation": "0"}, "the validation split, but got none"),
             ({"search.space.model.drop": "0..0.5"}, "Did you mean 'model.dropout'"),
             ({"search.space.seed": "1,2"}, "must be the same in all trials"),

@@ -11,7 +11,7 @@ import contextlib
 import json
 import os
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,6 @@ def _look(folder: Path) -> dict[str, Any]:
     config = _settings(folder)
     from foveate.models.backbones import get_backbone
     from foveate.training.prepare import prepare
-    from foveate.training.rate_finder import find_rate
 
     if (varied := config.search.space.get("model.backbone")) is not None:
         for name in varied.choices:
@@ -90,10 +89,7 @@ def _look(folder: Path) -> dict[str, Any]:
     path = folder / "manifest.parquet"
     prepared = prepare(Manifest.load(path), config)
     prepared.manifest.save(path)
-    facts = facts_of(prepared, config)
-    if not config.search.space:  # then what is searched lies around what the range test suggests
-        facts = replace(facts, learning_rate=find_rate(prepared, config).suggestion)
-    return asdict(facts)
+    return asdict(facts_of(prepared, config))
 
 
 def _train(folder: Path) -> dict[str, Any] | None:

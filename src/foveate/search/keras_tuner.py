@@ -15,7 +15,8 @@ from foveate.search.usual import usual_space
 if TYPE_CHECKING:
     from foveate.search.hypermodel import RunHyperModel
 
-_VIEWS = "recipe.frozen_views"
+_LEFT_OUT = {"frozen_views": 0, "image_sizes": 1}
+"""Settings of the recipe that only runs follow, and the values with which there is nothing to."""
 
 
 def hypermodel(config: RunConfig, data: Any) -> RunHyperModel:
@@ -29,8 +30,9 @@ def hypermodel(config: RunConfig, data: Any) -> RunHyperModel:
     time, without checkpoints of ours, one trial at a time.
 
     Args:
-        config: The settings to beat, and in `search.space` what to vary; what usually matters if
-            that is empty. The tuner decides all else that the group `search` speaks of.
+        config: The settings to beat, and in `search.space` what to vary; if that is empty, what
+            usually matters, around what a learning-rate range test suggests. The tuner decides
+            all else that the group `search` speaks of.
         data: A folder, a CSV or Parquet file, a dataframe, or a Manifest.
 
     Returns:
@@ -49,11 +51,11 @@ def hypermodel(config: RunConfig, data: Any) -> RunHyperModel:
     from foveate.training.prepare import prepare
 
     prepared = prepare(data, config)
-    facts = facts_of(prepared, config)
-    if not facts.num_validation:
+    if not prepared.num_judged("validation"):
         raise ConfigError(
             "A search chooses by the validation split, but got none. Set data.splits.validation."
         )
+    facts = facts_of(prepared, config)
     space = Space(config, config.search.space or usual_space(config, facts))
     return RunHyperModel(space, prepared.manifest, f"val_{facts.told[0]}")
 
@@ -72,12 +74,13 @@ def _require_packages(backend: str) -> None:
 def _require_possible(config: RunConfig) -> None:
     """Refuse what would silently be left out."""
     stated = [f"budget.{name}" for name, value in config.budget if value is not None]
-    if config.recipe.frozen_views:
-        stated.append(_VIEWS)
-    if _VIEWS in config.search.space:
-        stated.append(f"search.space.{_VIEWS}")
+    for name, nothing in _LEFT_OUT.items():
+        if getattr(config.recipe, name) not in (None, nothing):
+            stated.append(f"recipe.{name}")
+        if f"recipe.{name}" in config.search.space:
+            stated.append(f"search.space.recipe.{name}")
     if stated:
         raise ConfigError(
-            "A HyperModel is held to no budget and stores no features, but got "
-            f"{', '.join(stated)}. Leave that out, or use foveate search, which does both."
+            "A HyperModel is held to no budget, stores no features and sees images of one size, "
+            f"but got {', '.join(stated)}. Leave that out, or use foveate search, which does all."
         )

@@ -57,6 +57,7 @@ def facts_of(prepared: Prepared, config: RunConfig) -> Facts:
     import keras
     import numpy as np
 
+    from foveate.training.rate_finder import find_rate
     from foveate.training.stages import plan_stages
 
     task = prepared.task
@@ -69,6 +70,8 @@ def facts_of(prepared: Prepared, config: RunConfig) -> Facts:
     scorer.update(targets, logits)
     scores = tuple(scorer.result()["scores"])
     told = [getattr(metric, "name", "") for metric in task.metrics()]
+    # The range test is made for the space that is searched unless another one is stated.
+    rate = None if config.search.space else find_rate(prepared, config).suggestion
     return Facts(
         task=task.name,
         scores=scores,
@@ -78,6 +81,7 @@ def facts_of(prepared: Prepared, config: RunConfig) -> Facts:
         is_tuned=any(stage.name == "fine_tune" for stage in plan_stages(config)),
         backend=keras.backend.backend(),
         image_size=prepared.image_size,
+        learning_rate=rate,
     )
 
 
