@@ -183,7 +183,7 @@ def test_rounds_go_through_the_rates_of_a_run(runs: RunHyperModel) -> None:
     assert len(set(whole.seen)) == len(whole.seen)
 
 
-class Rates(keras.callbacks.Callback):
+class Rates(keras.callbacks.Callback):  # type: ignore[misc]
     """The rate of each batch."""
 
     def __init__(self) -> None:

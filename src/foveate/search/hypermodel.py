@@ -205,7 +205,8 @@ def _train(
         loaders_own_errors(train, validation),
     ):
         path = Path(folder) / "best.npz"
-        best = BestEpoch(stopping, model, path)
+        best = BestEpoch(stopping, path)
+        best.watch(model, is_full_size=True)
         train.resume_at(parts[0][2].start * len(train))
         for stage, whole, trained in parts:
             best.start_stage()

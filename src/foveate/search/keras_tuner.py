@@ -15,7 +15,7 @@ from foveate.search.usual import usual_space
 if TYPE_CHECKING:
     from foveate.search.hypermodel import RunHyperModel
 
-_VIEWS = "recipe.frozen_views"
+_VIEWS, _SIZES = "recipe.frozen_views", "recipe.image_sizes"
 
 
 def hypermodel(config: RunConfig, data: Any) -> RunHyperModel:
@@ -74,10 +74,11 @@ def _require_possible(config: RunConfig) -> None:
     stated = [f"budget.{name}" for name, value in config.budget if value is not None]
     if config.recipe.frozen_views:
         stated.append(_VIEWS)
-    if _VIEWS in config.search.space:
-        stated.append(f"search.space.{_VIEWS}")
+    if (config.recipe.image_sizes or 1) > 1:
+        stated.append(_SIZES)
+    stated += [f"search.space.{key}" for key in (_VIEWS, _SIZES) if key in config.search.space]
     if stated:
         raise ConfigError(
-            "A HyperModel is held to no budget and stores no features, but got "
-            f"{', '.join(stated)}. Leave that out, or use foveate search, which does both."
+            "A HyperModel has no budget, no stored features and one image size, but got "
+            f"{', '.join(stated)}. Leave that out, or use foveate search, which does all of it."
         )
