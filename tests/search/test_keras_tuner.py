@@ -84,7 +84,7 @@ def fitted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 
     def spy(self: Any, *args: Any, **options: Any) -> Any:
         seen.append((*args, options))
-        return fit(self, *args, **options)
+        return fit(self, *args, verbose=0)
 
     monkeypatch.setattr(keras.Model, "fit", spy)
     return seen
@@ -175,23 +175,20 @@ def test_stages_are_those_of_a_run(staged: RunConfig, digit_folders: Path, tmp_p
 
 def test_rounds_go_through_the_rates_of_a_run(runs: RunHyperModel) -> None:
     hp = keras_tuner.HyperParameters()
-    model, whole, parts = runs.build(hp), Rates(), Rates()
-    runs.fit(hp, model, callbacks=[whole], verbose=0)
-    runs.fit(hp, model, callbacks=[parts], verbose=0, epochs=1)
-    runs.fit(hp, model, callbacks=[parts], verbose=0, initial_epoch=1, epochs=2)
-    assert parts.seen == whole.seen
-    assert len(set(whole.seen)) == len(whole.seen)
+    model, whole = runs.build(hp), []
+    runs.fit(hp, model, callbacks=[rates(model, whole)], verbose=0)
+    parts: list[float] = []
+    runs.fit(hp, model, callbacks=[rates(model, parts)], epochs=1, verbose=0)
+    runs.fit(hp, model, callbacks=[rates(model, parts)], initial_epoch=1, epochs=2, verbose=0)
+    assert parts == whole
+    assert len(set(whole)) == len(whole)
 
 
-class Rates(keras.callbacks.Callback):  # type: ignore[misc]
-    """The rate of each batch."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[float] = []
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        self.seen.append(float(self.model.optimizer.learning_rate))
+def rates(model: keras.Model, seen: list[float]) -> keras.callbacks.Callback:
+    """Notes the rate of each batch."""
+    return keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: seen.append(float(model.optimizer.learning_rate))
+    )
 
 
 @given(
