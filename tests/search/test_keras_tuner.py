@@ -179,9 +179,10 @@ def test_stages_are_those_of_a_run(staged: RunConfig, digit_folders: Path, tmp_p
 
 def test_rounds_go_through_the_rates_of_a_run(runs: RunHyperModel) -> None:
     hp = keras_tuner.HyperParameters()
-    model, whole = runs.build(hp), []
-    runs.fit(hp, model, callbacks=[rates(model, whole)], verbose=0)
+    model = runs.build(hp)
+    whole: list[float] = []
     parts: list[float] = []
+    runs.fit(hp, model, callbacks=[rates(model, whole)], verbose=0)
     runs.fit(hp, model, callbacks=[rates(model, parts)], epochs=1, verbose=0)
     runs.fit(hp, model, callbacks=[rates(model, parts)], initial_epoch=1, epochs=2, verbose=0)
     assert parts == whole

@@ -15,8 +15,7 @@ from foveate.search.usual import usual_space
 if TYPE_CHECKING:
     from foveate.search.hypermodel import RunHyperModel
 
-_LEFT_OUT = {"frozen_views": 0, "image_sizes": 1}
-"""Settings of the recipe that only runs follow, and the values with which there is nothing to."""
+_VIEWS, _SIZES = "recipe.frozen_views", "recipe.image_sizes"
 
 
 def hypermodel(config: RunConfig, data: Any) -> RunHyperModel:
@@ -74,13 +73,13 @@ def _require_packages(backend: str) -> None:
 def _require_possible(config: RunConfig) -> None:
     """Refuse what would silently be left out."""
     stated = [f"budget.{name}" for name, value in config.budget if value is not None]
-    for name, nothing in _LEFT_OUT.items():
-        if getattr(config.recipe, name) not in (None, nothing):
-            stated.append(f"recipe.{name}")
-        if f"recipe.{name}" in config.search.space:
-            stated.append(f"search.space.recipe.{name}")
+    if config.recipe.frozen_views:
+        stated.append(_VIEWS)
+    if (config.recipe.image_sizes or 1) > 1:
+        stated.append(_SIZES)
+    stated += [f"search.space.{key}" for key in (_VIEWS, _SIZES) if key in config.search.space]
     if stated:
         raise ConfigError(
-            "A HyperModel is held to no budget, stores no features and sees images of one size, "
-            f"but got {', '.join(stated)}. Leave that out, or use foveate search, which does all."
+            "A HyperModel has no budget, no stored features and one image size, but got "
+            f"{', '.join(stated)}. Leave that out, or use foveate search, which does all of it."
         )
