@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,23 @@ TINY = {
     "loader.threads": "2",
 }
 """Settings under which a small real training takes seconds."""
+
+BACKBONES = """
+import keras
+
+def plain(input_shape):
+    inputs = keras.Input(input_shape)
+    x = keras.layers.Conv2D(8, 3, strides=4, activation="relu")(inputs / 255)
+    x = keras.layers.Conv2D(16, 3, strides=2, activation="relu")(x)
+    return keras.Model(inputs, x, name="plain")
+
+def flat(input_shape):
+    inputs = keras.Input(input_shape)
+    x = keras.layers.Conv2D(1, 3, strides=4)(inputs)
+    x = keras.layers.Dense(4)(keras.layers.Flatten()(x))
+    return keras.Model(inputs, keras.layers.Reshape((1, 1, 4))(x))
+"""
+"""Of a user: one keeps its layers at any image size, one does not."""
 
 
 @pytest.fixture(scope="session")
@@ -108,6 +125,27 @@ def tiny_config() -> Callable[..., Any]:
     return lambda **flags: load_config(
         None, {**TINY, **{key.replace("__", "."): str(value) for key, value in flags.items()}}
     )
+
+
+@pytest.fixture(scope="session")
+def resized(
+    tiny_config: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., Any]]:
+    """Makes settings of a run from scratch with two epochs at 32 pixels, then two at 64."""
+    folder = tmp_path_factory.mktemp("backbone")
+    (folder / "users_backbones.py").write_text(BACKBONES)
+    settings = {
+        "model__backbone": "users_backbones:plain",
+        "data__image_size": 64,
+        "data__batch_size": 20,
+        "augment__preset": "strong",
+        "recipe__epochs": 4,
+        "recipe__image_sizes": 2,
+        "checkpoint__every_steps": 2,
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        yield lambda **flags: tiny_config(**{**settings, **flags})
 
 
 @pytest.fixture(scope="session")

@@ -40,6 +40,7 @@ WITHOUT_KERAS = (
     "foveate.errors",
     "foveate.planning.planner",
     "foveate.search.search",
+    "foveate.search.keras_tuner",
     "foveate.config.files",
     "foveate.runs",
     "foveate.report.report",

@@ -110,12 +110,18 @@ class Run:
             raise RunError(
                 f"The run {str(self.folder)!r} has finished; there is nothing to go on."
             )
-        is_busy = status["state"] in ("running", "restarting") and not self.is_handed_over()
-        if is_busy and self._is_alive(status.get("pid")):
+        if (pid := self.trained_by()) is not None:
             raise RunError(
-                f"Process {status['pid']} is training the run {str(self.folder)!r} right now. "
+                f"Process {pid} is training the run {str(self.folder)!r} right now. "
                 "Wait for it, or stop it first."
             )
+
+    def trained_by(self) -> int | None:
+        """Number of the other process of this machine that is training the run, if one does."""
+        status = self.status()
+        pid: int | None = status.get("pid")
+        is_busy = status["state"] in ("running", "restarting") and not self.is_handed_over()
+        return pid if is_busy and self._is_alive(pid) else None
 
     def is_handed_over(self) -> bool:
         """Whether the process that trained the run has become this one, or waits for it."""

@@ -59,13 +59,19 @@ WORK = """
 import sys
 from pathlib import Path
 from foveate.search.study import StudyFolder
+from foveate.search import study
 from foveate.search.worker import Worker
+if sys.argv[3] == "True":
+    study.HEARTBEAT, study.GRACE = 1, 2
 Worker(StudyFolder(Path(sys.argv[1])), int(sys.argv[2])).work()
 """
 
 
-def worker(folder: StudyFolder, number: int) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-c", WORK, str(folder.path), str(number)])
+def worker(folder: StudyFolder, number: int, impatient: bool = False) -> subprocess.Popen[bytes]:
+    """Start a worker; an impatient one soon takes others for dead."""
+    return subprocess.Popen(
+        [sys.executable, "-c", WORK, str(folder.path), str(number), str(impatient)]
+    )
 
 
 def until(condition: Callable[[], Any], seconds: float = 60.0) -> None:

@@ -198,6 +198,19 @@ class TestKilled:
         assert states == [TrialState.FAIL, *[TrialState.WAITING] * 4]
         assert original_number(trials(folder)[4]) == 0
 
+    def test_a_worker_that_stood_still_leaves_its_trial_to_others(self, tmp_path: Path) -> None:
+        folder = study_folder(
+            tmp_path / "study", search__trials="2", search__budget__trial_time="4s"
+        )
+        still = worker(folder, 0, impatient=True)
+        until(lambda: any("folder" in one.user_attrs for one in running(folder)))
+        still.send_signal(signal.SIGSTOP)
+        other = worker(folder, 1, impatient=True)
+        assert other.wait(100) == 0
+        still.send_signal(signal.SIGCONT)
+        assert still.wait(100) == 0
+        assert accounted(folder) == [0, 1]
+
     def test_one_that_was_just_taken_is_not_lost(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

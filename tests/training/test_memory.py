@@ -172,3 +172,31 @@ def test_a_leak_ends_in_a_clean_stop_from_which_the_run_goes_on(
     run = resume(tmp_path / "run")
     assert run.status()["state"] == "finished"
     assert run.config().effective_batch_size == 8
+
+
+def test_the_first_batch_of_a_larger_size_does_not_fit(
+    resized: Callable[..., Any],
+    digit_folders: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Smaller batches go on from the end of the small images, as if nothing had been."""
+    flags = {"recipe__epochs": 2, "model__dropout": 0}
+    whole = train(digit_folders, resized(**flags), tmp_path / "whole")
+
+    class ResourceExhaustedError(Exception):
+        pass
+
+    fit = keras.Model.fit
+
+    def fit_small(model: Any, loader: Any, **options: Any) -> Any:
+        if loader.batch_size > 10 and model.input["images"].shape[1] == 64:
+            raise ResourceExhaustedError("OOM when allocating tensor")
+        return fit(model, loader, **options)
+
+    monkeypatch.setattr(keras.Model, "fit", fit_small)
+    run = train(digit_folders, resized(**flags), tmp_path / "run")
+    assert (run.config().batch_size, run.config().gradient_accumulation_steps) == (10, 2)
+    assert [record.get("image_size") for record in run.history()] == [[32, 32], None]
+    for ours, theirs in zip(final_weights(run), final_weights(whole), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)

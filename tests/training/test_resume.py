@@ -101,6 +101,33 @@ def test_killed_at_any_moment(
     assert_same(resume(tmp_path / "run"), unbroken)
 
 
+# As above; an image size has 2 epochs of 6 batches.
+MOMENTS_OF_SIZES = {
+    "on small images": (LearningRate, "on_train_batch_begin", 10),
+    "between sizes": (BestEpoch, "start_stage", 2),
+    "on full images": (LearningRate, "on_train_batch_begin", 22),
+}
+
+
+@pytest.fixture(scope="module")
+def resized_run(
+    resized: Config, digit_folders: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Run:
+    return train(digit_folders, resized(), tmp_path_factory.mktemp("runs") / "resized")
+
+
+@pytest.mark.parametrize("moment", MOMENTS_OF_SIZES)
+def test_killed_at_any_size(
+    moment: str, resized: Config, resized_run: Run, digit_folders: Path, tmp_path: Path
+) -> None:
+    holder, name, call = MOMENTS_OF_SIZES[moment]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(holder, name, on_call(call, getattr(holder, name)))
+        with pytest.raises(Killed):
+            train(digit_folders, resized(), tmp_path / "run")
+    assert_same(resume(tmp_path / "run"), resized_run)
+
+
 def test_killed_again_and_again(
     config: Any, unbroken: Run, digit_folders: Path, tmp_path: Path
 ) -> None:

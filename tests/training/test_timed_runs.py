@@ -117,6 +117,24 @@ def test_stages_share_the_time(
     assert "frozen 1/" not in shown  # of how many epochs is not known
 
 
+def test_sizes_share_a_stated_time(
+    time: Ticking, resized: Config, digit_folders: Path, tmp_path: Path
+) -> None:
+    """A batch takes a second at any size here, and small images get a fifth of the time."""
+    console = Console(file=io.StringIO(), record=True, width=200)
+    settings = resized(budget__time=130)
+    recipe = settings.recipe.model_copy(update={"epochs": None})
+    settings = settings.model_copy(update={"recipe": recipe})
+    run = train(digit_folders, settings, tmp_path / "run", console, clock=Clock(time))
+    assert 130 * 0.6 < time.seconds < 130 - 8
+    shares = ["image_size" in record for record in run.history()]
+    assert shares == sorted(shares, reverse=True)
+    assert 0.1 < sum(shares) / len(shares) < 0.4
+    assert time.rates[-1] < 0.05 * recipe.learning_rate
+    assert "scratch at 32×32 ended: its time was up" in console.export_text(clear=False)
+    assert "scratch at 64×64 ended: its time was up" in console.export_text()
+
+
 def test_stated_epochs_are_the_most(
     time: Ticking, digit_folders: Path, timed: Config, tmp_path: Path
 ) -> None:

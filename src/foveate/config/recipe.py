@@ -82,6 +82,10 @@ class RecipeConfig(Section):
     """Views (augmented versions) of each training image whose features the frozen stage computes
     once and learns from; 1 is the image as it is, 0 computes all anew in each epoch, with new
     augmentation. When not set, what pays and fits the disk."""
+    image_sizes: PositiveInt | None = None
+    """Image sizes that the fine_tune stage, or training from scratch, goes through: from about
+    half to the full one, with augmentation that grows with them; 1 is the full size alone. When
+    not set, what a plan has found to pay, else 1."""
     gradient_accumulation_steps: PositiveInt | None = None
     """Batches whose gradients are averaged into one step; when not set, what the effective batch
     size needs, else 1."""

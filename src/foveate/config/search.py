@@ -127,8 +127,8 @@ class SearchBudgetConfig(Section):
     time: Seconds | None = None
     """Longest time from start to report: seconds, or a text such as "30m", "8h"."""
     trial_time: Seconds | None = None
-    """Time after which a trial counts as hung and is ended; when not set five times what the
-    slowest so far has taken, at least ten minutes."""
+    """Time after which a run of a trial counts as hung and is ended; when not set five times what
+    the slowest trial so far has taken, at least ten minutes."""
 
 
 class SearchConfig(Section):

@@ -12,11 +12,13 @@ from foveate.planning.reckon import (
     KEPT_FREE,
     LOADING_LIMITS,
     batch_seconds,
+    epochs_at_full_size,
     features_seconds,
     nearest_try,
     on_features,
     peak_bytes,
 )
+from foveate.planning.resizing import image_sizes
 from foveate.planning.sizes import batch_sizes
 
 _GIB = 1024**3
@@ -126,6 +128,8 @@ def _stage_lines(
         Line(f"{name}, epochs", "as many as fit" if count is None else str(count), "stated",
              "recipe and budget.time"),
     ]  # fmt: skip
+    if name == measured.stages[-1][0] != "frozen":
+        lines.append(_sizes_line(plan, config, measured, name, count))
     if not on_features(measured, name):
         return lines
     forward = nearest_try(measured, plan.batch_size).forward_seconds
@@ -137,6 +141,29 @@ def _stage_lines(
              "derived", f"{1 / forward:,.0f} images/s through the backbone"),
         *lines,
     ]  # fmt: skip
+
+
+def _sizes_line(
+    plan: Plan, config: RunConfig, measured: Measurement, name: str, count: int | None
+) -> Line:
+    sizes = image_sizes(plan.image_size, plan.image_sizes)
+    another = nearest_try(measured, plan.batch_size).size_seconds
+    if measured.image_sizes == 1:
+        reason = "recipe.image_sizes, or no smaller ones go with data, model and recipe"
+    elif plan.image_sizes == 1:
+        reason = f"smaller ones would hardly be faster: {time_text(another)} to compile each"
+    else:
+        epochs = count or 10 * plan.image_sizes
+        share = epochs_at_full_size(measured, plan.batch_size, epochs, plan.image_sizes) / epochs
+        reason = (
+            f"{share:.0%} of the time for as many epochs; {time_text(another)} to compile each"
+        )
+    return Line(
+        f"{name}, image sizes",
+        ", ".join(f"{height}x{width}" for height, width in sizes),
+        "derived" if config.recipe.image_sizes is None else "pinned",
+        reason,
+    )
 
 
 def advice(

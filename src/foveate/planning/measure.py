@@ -63,6 +63,7 @@ class Try:
         validation_seconds: Seconds that judging a sample takes.
         forward_seconds: Seconds that computing the features of a sample takes; 0 where none are.
         compile_seconds: Seconds that a run takes to compile, all stages and the judging together.
+        size_seconds: Seconds that another image size takes to build and to compile.
         precision: Arithmetic of the layers.
     """
 
@@ -74,6 +75,7 @@ class Try:
     validation_seconds: float
     forward_seconds: float = 0.0
     compile_seconds: float = 0.0
+    size_seconds: float = 0.0
     precision: Precision = "float32"
 
 
@@ -95,6 +97,7 @@ class Measurement:
         limit: Bytes of memory at which larger batches were not tried any more.
         frozen_views: Views of each training image whose features are computed once.
         feature_bytes: Size of these features.
+        image_sizes: How many image sizes the last stage may go through: as stated, or at most.
     """
 
     backend: Backend
@@ -109,6 +112,7 @@ class Measurement:
     limit: int
     frozen_views: int = 0
     feature_bytes: int = 0
+    image_sizes: int = 1
     others: list[Try] = field(default_factory=list)
 
     @classmethod

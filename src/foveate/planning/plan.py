@@ -59,6 +59,7 @@ class Plan:
         error: Share by which the time from start to report may be wrong either way.
         queue_bytes: Most memory of batches that wait for the model.
         frozen_views: Views of each training image whose features are computed once.
+        image_sizes: Image sizes that the last stage goes through.
         bottleneck: ``loading`` or ``model``.
         ledger: All lines.
         advice: What would change with more, or is worth knowing.
@@ -77,6 +78,7 @@ class Plan:
     error: float
     queue_bytes: PositiveInt
     frozen_views: NonNegativeInt
+    image_sizes: PositiveInt
     bottleneck: Literal["loading", "model"]
     ledger: list[Line]
     advice: list[str]
@@ -121,6 +123,7 @@ class Plan:
                 "gradient_accumulation_steps": self.gradient_accumulation_steps,
                 "effective_batch_size": self.batch_size * self.gradient_accumulation_steps,
                 "frozen_views": self.frozen_views,
+                "image_sizes": self.image_sizes,
                 "precision": self.precision,
             },
             "runtime": {"backend": self.backend},

@@ -8,6 +8,7 @@ from statistics import median, quantiles
 from typing import Any
 
 from foveate.planning.measure import Measurement, Try
+from foveate.planning.resizing import epochs_of_sizes, image_sizes
 
 KEPT_FREE = 0.12
 """Share of the memory that is not planned for: a long run grows a little beyond a short trial."""
@@ -20,13 +21,29 @@ _LEAST_ERROR = 0.05
 _ERROR_OF_ONCE = 0.3
 """Share by which starting and compiling differed between a trial and its run, on two cores whose
 disk cache others used as well."""
+_KEPT_OF_SIZE = 0.6
+"""Share of what a network takes beside its samples that stays with TensorFlow when it is done;
+with EfficientNet-Lite0 it was 0.47 to 0.58, whatever the batch or image size."""
 LOADING_LIMITS = 0.2
 """Share of the time spent waiting above which loading is the bottleneck."""
 
 
-def peak_bytes(measured: Measurement, batch_size: int) -> float:
-    """Reckon the memory of a run by straight lines between what was tried, and beyond."""
-    return _between(measured.tries, batch_size, lambda one: one.peak_bytes)
+def peak_bytes(measured: Measurement, batch_size: int, sizes: int = 1) -> float:
+    """Reckon the memory of a run by straight lines between what was tried, and beyond.
+
+    Args:
+        measured: What the machine does.
+        batch_size: Samples of a batch.
+        sizes: Image sizes that the last stage goes through.
+    """
+    peak = _between(measured.tries, batch_size, lambda one: one.peak_bytes)
+    return peak + (sizes - 1) * _size_bytes(measured)
+
+
+def _size_bytes(measured: Measurement) -> float:
+    """Memory that a backend keeps of another image size, once that is done."""
+    without_samples = _between(measured.tries, 0, lambda one: one.peak_bytes)
+    return _KEPT_OF_SIZE * max(without_samples - measured.base_bytes, 0.0)
 
 
 def device_bytes(measured: Measurement, batch_size: int) -> float:
@@ -34,12 +51,12 @@ def device_bytes(measured: Measurement, batch_size: int) -> float:
     return _between(measured.tries, batch_size, lambda one: one.device_bytes or 0)
 
 
-def batch_seconds(measured: Measurement, stage: str, batch_size: int) -> float:
+def batch_seconds(measured: Measurement, stage: str, batch_size: float) -> float:
     """Reckon the time of a batch by straight lines between what was tried, and beyond."""
     return _between(measured.tries, batch_size, lambda one: median(one.stage_seconds[stage]))
 
 
-def _between(tries: Sequence[Try], size: int, value: Any) -> float:
+def _between(tries: Sequence[Try], size: float, value: Any) -> float:
     if len(tries) == 1:
         return float(value(tries[0]))
     # The pair around the size, or the one nearest to it.
@@ -110,6 +127,74 @@ def _scaled(one: Try, base: Try, other: Try) -> Try:
     )
 
 
+def epochs_at_full_size(measured: Measurement, batch_size: int, epochs: int, sizes: int) -> float:
+    """Say how many epochs of the last stage at full size cost as much as those in several sizes.
+
+    A batch of smaller images takes a share of the time that is no less than their share of the
+    pixels, and no less than what as many pixels took in fewer images. Waiting for data stays.
+
+    Args:
+        measured: What the machine does.
+        batch_size: Samples of a batch.
+        epochs: Of all sizes together.
+        sizes: Number of image sizes.
+    """
+    (height, width), name = measured.image_size, measured.stages[-1][0]
+    waits = nearest_try(measured, batch_size).wait_shares[name]
+    counts = epochs_of_sizes(epochs, sizes)
+    total = 0.0
+    for (high, wide), count in zip(image_sizes((height, width), sizes), counts, strict=True):
+        share = high * wide / (height * width)
+        if len(measured.tries) > 1:
+            fewer = batch_seconds(measured, name, share * batch_size)
+            share = max(share, fewer / batch_seconds(measured, name, batch_size))
+        total += count * (waits + (1.0 - waits) * share)
+    return total
+
+
+def sizes_that_pay(
+    measured: Measurement, batch_size: int, repeat: int, limit: float, seconds: float | None
+) -> int:
+    """Choose the number of image sizes with which the last stage is fastest.
+
+    Args:
+        measured: What the machine does.
+        batch_size: Samples of a batch.
+        repeat: How often an epoch goes over the training rows.
+        limit: Bytes of memory that the run may take.
+        seconds: What the run may take, where that decides the number of epochs.
+
+    Returns:
+        The number; 1 where more would gain no more than noise, as each has to be compiled.
+    """
+    name, count = measured.stages[-1]
+    epoch = epoch_seconds(measured, batch_size, repeat)[name]
+    epochs = count or _epochs_in(seconds or 0.0, measured, batch_size, repeat)
+    another = nearest_try(measured, batch_size).size_seconds
+
+    def taken(sizes: int) -> float:
+        at_full_size = epochs_at_full_size(measured, batch_size, epochs, sizes)
+        return at_full_size * epoch + (sizes - 1) * another
+
+    possible = [
+        sizes
+        for sizes in range(1, min(measured.image_sizes, epochs) + 1)
+        if peak_bytes(measured, batch_size, sizes) <= limit
+    ]
+    best = min(possible, key=taken, default=1)
+    return best if taken(1) > _WORTH_IT * taken(best) else 1
+
+
+def _epochs_in(seconds: float, measured: Measurement, batch_size: int, repeat: int) -> int:
+    """How many epochs of the last stage fit, where stages that are open get equal times."""
+    counts = dict(measured.stages)
+    stated = replace(measured, stages=[(name, count or 0) for name, count in counts.items()])
+    taken = total_seconds(stated, batch_size, repeat) or 0.0
+    epoch = epoch_seconds(measured, batch_size, repeat)[measured.stages[-1][0]]
+    num_open = sum(count is None for count in counts.values())
+    return max(int((seconds - taken) / num_open / epoch), 1)
+
+
 def on_features(measured: Measurement, stage: str) -> bool:
     """Say whether a stage learns from stored features."""
     return stage == "frozen" and measured.frozen_views > 0
@@ -127,32 +212,46 @@ def nearest_try(measured: Measurement, batch_size: int) -> Try:
     return min(measured.tries, key=lambda one: abs(one.batch_size - batch_size))
 
 
-def total_seconds(measured: Measurement, batch_size: int, repeat: int) -> float | None:
-    """Reckon the time from start to report; None where the time decides the epochs."""
+def total_seconds(
+    measured: Measurement, batch_size: int, repeat: int, sizes: int = 1
+) -> float | None:
+    """Reckon the time from start to report; None where the time decides the epochs.
+
+    Args:
+        measured: What the machine does.
+        batch_size: Samples of a batch.
+        repeat: How often an epoch goes over the training rows.
+        sizes: Image sizes that the last stage goes through.
+    """
     if any(count is None for _, count in measured.stages):
         return None
     epochs = epoch_seconds(measured, batch_size, repeat)
-    training = sum(epochs[name] * (count or 0) for name, count in measured.stages)
+    counts = {name: count or 0 for name, count in measured.stages}
+    last = measured.stages[-1][0]
+    full = epochs_at_full_size(measured, batch_size, counts[last], sizes)
+    training = sum(epochs[name] * {**counts, last: full}[name] for name in counts)
     held_out = measured.rows["test"] or measured.rows["validation"]
     judging = held_out * nearest_try(measured, batch_size).validation_seconds
     features = features_seconds(measured, batch_size)
-    return features + training + judging + once_seconds(measured, batch_size)
+    return features + training + judging + once_seconds(measured, batch_size, sizes)
 
 
-def once_seconds(measured: Measurement, batch_size: int) -> float:
+def once_seconds(measured: Measurement, batch_size: int, sizes: int = 1) -> float:
     """Reckon what a run takes to start, compile and end, however much data there is."""
-    compiling = nearest_try(measured, batch_size).compile_seconds
+    one = nearest_try(measured, batch_size)
+    compiling = one.compile_seconds + (sizes - 1) * one.size_seconds
     return measured.startup_seconds + compiling + END_SECONDS
 
 
-def time_error(measured: Measurement, batch_size: int, repeat: int) -> float:
+def time_error(measured: Measurement, batch_size: int, repeat: int, sizes: int = 1) -> float:
     """Say by which share the time from start to report may be wrong.
 
     The steps are as certain as they were alike. What comes but once was measured but once.
     """
     one = nearest_try(measured, batch_size)
     steps = max(_LEAST_ERROR, *(spread(seconds) for seconds in one.stage_seconds.values()))
-    total, once = total_seconds(measured, batch_size, repeat), once_seconds(measured, batch_size)
+    total = total_seconds(measured, batch_size, repeat, sizes)
+    once = once_seconds(measured, batch_size, sizes)
     if total is None:
         return steps
     return steps + max(_ERROR_OF_ONCE - steps, 0.0) * once / total

@@ -20,6 +20,7 @@ from foveate.planning.reckon import (
     nearest_try,
     peak_bytes,
     precision_gain,
+    sizes_that_pay,
     time_error,
     total_seconds,
 )
@@ -51,11 +52,10 @@ def settle(
     """
     gain, measured = precision_gain(measured), in_fastest_precision(measured)
     sizes = batch_sizes(config)
-    is_pinned = len(sizes) == 1
     if len(measured.tries) == 1:  # of others nothing is known
         sizes = [size for size in sizes if size <= measured.tries[0].batch_size]
-    limit = ram * (1 - KEPT_FREE)
-    fitting = [size for size in sizes if peak_bytes(measured, size) <= limit]
+    limit, num_sizes = ram * (1 - KEPT_FREE), config.recipe.image_sizes
+    fitting = [s for s in sizes if peak_bytes(measured, s, num_sizes or 1) <= limit]
     device_limit = config.budget.gpu_memory
     if device_limit is not None and measured.devices == ["cpu"]:
         raise ConfigError(
@@ -67,10 +67,13 @@ def settle(
             s for s in fitting if device_bytes(measured, s) <= device_limit * (1 - KEPT_FREE)
         ]
     if not fitting:
-        raise BudgetError(_refusal(measured, sizes[0], ram, device_limit, is_pinned))
+        raise BudgetError(_refusal(config, measured, sizes[0], ram))
     batch_size = min(fitting, key=lambda size: (_cost(measured, size), -size))
     nearest, repeat = nearest_try(measured, batch_size), config.loader.repeat
     epochs = epoch_seconds(measured, batch_size, repeat)
+    num_sizes = num_sizes or sizes_that_pay(
+        measured, batch_size, repeat, limit, config.budget.time
+    )
     slowest = max(measured.stages, key=lambda stage: epochs[stage[0]] * (stage[1] or 1))[0]
     waits = nearest.wait_shares[slowest]
     plan = Plan(
@@ -79,12 +82,13 @@ def settle(
         image_size=measured.image_size,
         backend=measured.backend,
         precision=measured.tries[0].precision,
-        peak_bytes=round(peak_bytes(measured, batch_size)),
+        peak_bytes=round(peak_bytes(measured, batch_size, num_sizes)),
         epoch_seconds=epochs,
-        total_seconds=total_seconds(measured, batch_size, repeat),
-        error=time_error(measured, batch_size, repeat),
+        total_seconds=total_seconds(measured, batch_size, repeat, num_sizes),
+        error=time_error(measured, batch_size, repeat, num_sizes),
         queue_bytes=int(config.loader.queue),
         frozen_views=measured.frozen_views,
+        image_sizes=num_sizes,
         bottleneck="loading" if waits > LOADING_LIMITS else "model",
         ledger=[],
         advice=advice(measured, sizes, batch_size, ram, waits, epochs),
@@ -101,15 +105,16 @@ def _cost(measured: Measurement, batch_size: int) -> float:
     return round(math.log(max(slowest / batch_size, 1e-9)) / 0.02)
 
 
-def _refusal(
-    measured: Measurement, smallest: int, ram: int, device: int | None, is_pinned: bool
-) -> str:
-    needed = peak_bytes(measured, smallest) / (1 - KEPT_FREE)
+def _refusal(config: RunConfig, measured: Measurement, smallest: int, ram: int) -> str:
+    num_sizes = config.recipe.image_sizes or 1
+    device: int | None = config.budget.gpu_memory
+    needed = peak_bytes(measured, smallest, num_sizes) / (1 - KEPT_FREE)
     if needed <= ram and device is not None:
         least = device_bytes(measured, smallest) / (1 - KEPT_FREE)
         which, stated, needed = "budget.gpu_memory", device, least
     else:
         which, stated = "budget.ram", ram
+    is_pinned = len(batch_sizes(config)) == 1
     change = "leave data.batch_size out, or " if is_pinned and smallest > 1 else ""
     return (
         f"{which} must be at least {size_text(_rounded_up(needed))} for this model at batch size "

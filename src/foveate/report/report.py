@@ -128,6 +128,7 @@ def _training(history: Sequence[Mapping[str, Any]], monitor: str) -> dict[str, A
         "wait_seconds": sum(record.get("wait_seconds", 0.0) for record in history),
         "from_scratch": all(record.get("stage") == "scratch" for record in history),
         "validated": any(name.startswith("val_") for record in history for name in record),
+        "resized": any("image_size" in record for record in history),
         "best": best,
         "curves": [(metric, svg) for metric, svg in curves if svg is not None],
         "columns": [name for name in columns if any(name in record for record in history)],

@@ -13,7 +13,15 @@ from numpy.typing import NDArray
 
 SPLITS = ("train", "validation", "test")
 _METADATA = "metadata."
-_NOT_METRICS = ("stage", "epoch", "seconds", "wait_seconds", "learning_rate", "ended")
+_NOT_METRICS = (
+    "stage",
+    "image_size",
+    "epoch",
+    "seconds",
+    "wait_seconds",
+    "learning_rate",
+    "ended",
+)
 _Z = 1.959964
 """Quantile of the normal distribution that leaves 2.5 % above it."""
 
@@ -96,7 +104,7 @@ def best_epoch(history: Sequence[Mapping[str, Any]], monitor: str) -> tuple[int,
     """Find the epoch whose weights were kept.
 
     Args:
-        history: Records of all epochs.
+        history: Records of all epochs; those on smaller images do not count.
         monitor: The value that decided; the loss stands in for a missing ``val_loss``.
 
     Returns:
@@ -106,6 +114,7 @@ def best_epoch(history: Sequence[Mapping[str, Any]], monitor: str) -> tuple[int,
         "loss" if monitor == "val_loss" and np.isnan(series(history, monitor)).all() else monitor
     )
     values = series(history, watched)
+    values[["image_size" in record for record in history]] = np.nan
     if np.isnan(values).all():
         return None
     falls = watched.endswith("loss")
@@ -120,14 +129,16 @@ def planned_and_real(
     Args:
         plan: What ``plan.json`` holds.
         status: What ``status.json`` holds.
-        history: Records of all epochs; of each stage the median one counts, as its first
-            compiles and one that was resumed is short.
+        history: Records of all epochs; of each stage the median one on images of full size
+            counts, as its first compiles and one that was resumed is short.
 
     Returns:
         Memory, then an epoch of each stage, then the whole time, if it was foretold.
     """
     taken: dict[str, list[float]] = {name: [] for name in plan["epoch_seconds"]}
     for record in history:
+        if "image_size" in record:
+            continue
         taken.setdefault(record["stage"], []).append(record["seconds"])
     epochs = [
         Comparison(

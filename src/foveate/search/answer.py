@@ -50,9 +50,9 @@ def conclude(folder: StudyFolder, console: Console) -> None:
         write_report(Run(folder.path / run))
     report = write_search_report(folder.path, record)
     if best is None:
+        reasons = [f" One of them: {one.reason}" for one in record.trials if one.reason]
         raise RunError(
-            f"No trial has succeeded; the reasons stand in {report}. The last one: "
-            f"{record.trials[-1].reason or record.trials[-1].outcome}"
+            f"No trial has succeeded; the reasons stand in {report}.{''.join(reasons[-1:])}"
         )
     show_answer(record, notes, console)
     again = f"foveate train DATA --config {shlex.quote(str(folder.best_path))}"

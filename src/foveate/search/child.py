@@ -7,13 +7,16 @@ them. The outcome, or the reason why there is none, goes to ``outcome.json`` in 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+import psutil
 from rich.console import Console
 
 from foveate.config.files import load_config
@@ -23,6 +26,7 @@ from foveate.disk import write_atomically
 from foveate.errors import FoveateError, RunError
 from foveate.runs import Run
 from foveate.scale import runtime
+from foveate.search.look import facts_of
 from foveate.search.process import end_with_parent
 
 _INTERRUPTED = 130
@@ -76,12 +80,9 @@ def _settings(folder: Path) -> RunConfig:
 def _look(folder: Path) -> dict[str, Any]:
     """Give the samples their splits, for all trials the same; say what a run would be like."""
     config = _settings(folder)
-    import keras
-    import numpy as np
-
     from foveate.models.backbones import get_backbone
     from foveate.training.prepare import prepare
-    from foveate.training.stages import plan_stages
+    from foveate.training.rate_finder import find_rate
 
     if (varied := config.search.space.get("model.backbone")) is not None:
         for name in varied.choices:
@@ -89,26 +90,10 @@ def _look(folder: Path) -> dict[str, Any]:
     path = folder / "manifest.parquet"
     prepared = prepare(Manifest.load(path), config)
     prepared.manifest.save(path)
-    task = prepared.task
-    # Any targets will do to learn the names of the scores.
-    targets = np.arange(task.num_outputs)
-    logits = np.eye(task.num_outputs, dtype=np.float32)
-    if task.per_pixel:
-        targets, logits = targets[None, None].astype(np.uint8), logits[None, None]
-    scorer = task.scorer()
-    scorer.update(targets, logits)
-    scores = list(scorer.result()["scores"])
-    told = [getattr(metric, "name", "") for metric in task.metrics()]
-    return {
-        "task": task.name,
-        "scores": scores,
-        "told": [name for name in told if name in scores],
-        "num_validation": prepared.num_judged("validation"),
-        "has_metadata": prepared.schema is not None,
-        "is_tuned": any(stage.name == "fine_tune" for stage in plan_stages(config)),
-        "backend": keras.backend.backend(),
-        "image_size": prepared.image_size,
-    }
+    facts = facts_of(prepared, config)
+    if not config.search.space:  # then what is searched lies around what the range test suggests
+        facts = replace(facts, learning_rate=find_rate(prepared, config).suggestion)
+    return asdict(facts)
 
 
 def _train(folder: Path) -> dict[str, Any] | None:
@@ -141,6 +126,7 @@ def _trained(folder: Path, manifest: Manifest) -> Run | None:
 
     clock, console = Clock.of_process(), Console(width=100)
     config, run = _settings(folder), Run(folder / "run")
+    _take_over(run)
     if _can_go_on(run):
         from foveate.training.recipe import resume
 
@@ -178,13 +164,16 @@ def _can_go_on(run: Run) -> bool:
     """Whether a run was begun before, and left something to go on from."""
     from foveate.training.checkpoint import has_checkpoint
 
-    if not run.is_unfinished():
-        return False
-    try:
-        run.require_resumable()
-    except RunError:
-        return False
-    return has_checkpoint(run.checkpoints) or run.is_handed_over()
+    return run.is_unfinished() and (has_checkpoint(run.checkpoints) or run.is_handed_over())
+
+
+def _take_over(run: Run) -> None:
+    """End the process of a worker that stood still for so long that its trial was given to us."""
+    if run.status_path.is_file() and (pid := run.trained_by()) is not None:
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(pid)
+            process.kill()
+            process.wait()
 
 
 if __name__ == "__main__":

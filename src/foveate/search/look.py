@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from foveate.config.settings import RunConfig
 from foveate.search.process import Child
+
+if TYPE_CHECKING:
+    from foveate.training.prepare import Prepared
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,40 @@ class Facts:
         """Make one from what `dataclasses.asdict` gave, through JSON."""
         lists = {name: tuple(values[name]) for name in ("scores", "told", "image_size")}
         return cls(**{**values, **lists})
+
+
+def facts_of(prepared: Prepared, config: RunConfig) -> Facts:
+    """Find the facts in this process, which runs Keras.
+
+    Args:
+        prepared: What a run on the data would work with.
+        config: The settings.
+    """
+    import keras
+    import numpy as np
+
+    from foveate.training.stages import plan_stages
+
+    task = prepared.task
+    # Any targets will do to learn the names of the scores.
+    targets = np.arange(task.num_outputs)
+    logits = np.eye(task.num_outputs, dtype=np.float32)
+    if task.per_pixel:
+        targets, logits = targets[None, None].astype(np.uint8), logits[None, None]
+    scorer = task.scorer()
+    scorer.update(targets, logits)
+    scores = tuple(scorer.result()["scores"])
+    told = [getattr(metric, "name", "") for metric in task.metrics()]
+    return Facts(
+        task=task.name,
+        scores=scores,
+        told=tuple(name for name in told if name in scores),
+        num_validation=prepared.num_judged("validation"),
+        has_metadata=prepared.schema is not None,
+        is_tuned=any(stage.name == "fine_tune" for stage in plan_stages(config)),
+        backend=keras.backend.backend(),
+        image_size=prepared.image_size,
+    )
 
 
 def look(folder: Path) -> Facts:

@@ -65,7 +65,7 @@ class Narrator:
         name = f"trial {original_number(trial)}"
         name += " (default settings)" if trial.user_attrs.get("baseline") else ""
         if not has_outcome(trial):
-            return f"{name}: its worker is gone; queued again"
+            return f"{name}: stopped; queued again"
         seconds = f"{trial.user_attrs['seconds']:.0f} s"
         if trial.value is None or trial.state != TrialState.COMPLETE:
             how, why = trial.user_attrs["outcome"], trial.user_attrs["reason"]

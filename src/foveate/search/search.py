@@ -127,8 +127,8 @@ def resume(
     folder.save_config(config)
     reclaim_lost(study)
     queue_more(study, config.search)
-    is_new_time = any(key.startswith("search.budget.time") for key in changes or {})
-    return _carry_out(folder, console or Console(quiet=True), began, 0.0 if is_new_time else None)
+    spent = 0.0 if "search.budget.time" in (changes or {}) else _spent(study)
+    return _carry_out(folder, console or Console(quiet=True), began, spent)
 
 
 def join(where: str, console: Console) -> None:
@@ -173,16 +173,12 @@ def _folder_of(url: str) -> StudyFolder:
     return folder
 
 
-def _carry_out(
-    folder: StudyFolder, console: Console, began: float, spent: float | None
-) -> StudyFolder:
+def _carry_out(folder: StudyFolder, console: Console, began: float, spent: float) -> StudyFolder:
     """Work on the trials with as many workers as are wanted, then say what was found."""
     config, study = folder.config(), folder.load()
     if config.search.budget.time is not None:
-        if spent is None:
-            spent = _spent(study)
         study.set_user_attr("deadline", began + config.search.budget.time - spent)
-    study.set_user_attr("began", began)
+    study.set_user_attr("began", began - spent)
     try:
         with Narrator(folder, console), _others(folder, config.search.workers - 1):
             Worker(folder).work()
@@ -201,7 +197,7 @@ def _carry_out(
 
 
 def _spent(study: optuna.Study) -> float:
-    """Seconds that a study went on before, until its last trial."""
+    """Seconds that a study went on before, until its last trial ended."""
     ends = [one.datetime_complete for one in study.get_trials(deepcopy=False)]
     last = max((end.timestamp() for end in ends if end is not None), default=0.0)
     began = float(study.user_attrs.get("began", last))

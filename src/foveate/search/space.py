@@ -5,15 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from foveate.config.files import setting_fields, setting_kinds, whole_key, with_settings
-from foveate.config.search import RangeConfig
+from foveate.config.search import RangeConfig, Scalar
 from foveate.config.settings import RunConfig
 from foveate.errors import ConfigError, nearest
-
-if TYPE_CHECKING:
-    import optuna
 
 Values = dict[str, Any]
 
@@ -23,6 +20,23 @@ _FIXED_KEYS = (
     "seed", "task", "data.image", "data.label", "data.mask", "data.group", "data.split",
     "data.weight", "data.metadata", "data.unreadable", "data.max_unreadable",
 )  # fmt: skip
+
+
+class Chooser(Protocol):
+    """What chooses the values of a trial: an `optuna.Trial`, or what asks another library."""
+
+    def suggest_categorical(self, name: str, choices: Any) -> Any:
+        """Choose one of these."""
+
+    def suggest_int(
+        self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
+    ) -> Any:
+        """Choose a whole number; both ends are possible."""
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> Any:
+        """Choose a number; both ends are possible."""
 
 
 class Space:
@@ -55,11 +69,11 @@ class Space:
             )
         self.ranges = dict(_by_dependence(found))
 
-    def suggest(self, trial: optuna.Trial, keys: Collection[str] | None = None) -> Values:
-        """Have the sampler of a study choose.
+    def suggest(self, trial: Chooser, keys: Collection[str] | None = None) -> Values:
+        """Have values chosen.
 
         Args:
-            trial: Whose parameters these become, under the keys of the settings.
+            trial: What chooses them, as its parameters of the same names.
             keys: Of what to choose; None for all whose condition holds.
 
         Returns:
@@ -70,6 +84,25 @@ class Space:
             if key in keys if keys is not None else self._holds(one, values):
                 values[key] = _suggest(trial, key, one, self._is_integer(key, one))
         return values
+
+    def conditions(self, key: str) -> dict[str, tuple[Scalar, ...]] | None:
+        """Say on which other ranges one depends.
+
+        Args:
+            key: Of the range.
+
+        Returns:
+            Their keys, and the values of which each must have one; None where a setting that is
+            not varied has another value than is wanted.
+        """
+        found = {}
+        for name, wanted in self.ranges[key].when.items():
+            values = wanted if isinstance(wanted, tuple) else (wanted,)
+            if name in self.ranges:
+                found[name] = values
+            elif _plain(_value(self._base, name)) not in values:
+                return None
+        return found
 
     def grid(self) -> list[Values]:
         """List all combinations.
@@ -173,7 +206,7 @@ def _by_dependence(ranges: Mapping[str, RangeConfig]) -> Iterator[tuple[str, Ran
             yield key, left.pop(key)
 
 
-def _suggest(trial: optuna.Trial, key: str, one: RangeConfig, integer: bool) -> Any:
+def _suggest(trial: Chooser, key: str, one: RangeConfig, integer: bool) -> Any:
     if one.low is None or one.high is None:
         return trial.suggest_categorical(key, one.choices)
     if integer:

@@ -17,7 +17,14 @@ from optuna.trial import TrialState
 from foveate.config.search import RangeConfig, SearchConfig
 from foveate.errors import BudgetError, ConfigError, FoveateError, MissingDependencyError
 from foveate.search.look import Facts
-from foveate.search.queue import original_number, queue_again, reclaim, settled, this_worker
+from foveate.search.queue import (
+    has_outcome,
+    original_number,
+    queue_again,
+    reclaim,
+    settled,
+    this_worker,
+)
 from foveate.search.space import Space, Values
 from foveate.search.study import StudyFolder, choose_pruning, open_storage
 from foveate.search.trial import (
@@ -31,6 +38,7 @@ from foveate.search.trial import (
     with_share,
 )
 
+_WARM_EPOCHS = 1  # that say little yet
 _WAIT = 2.0  # seconds between two looks at the queue while others work
 
 
@@ -118,8 +126,10 @@ class Worker:
             for number in taken:  # Optuna has ended it
                 queue_again(study, study.get_trials(deepcopy=False)[number])
             raise
-        except optuna.exceptions.UpdateFinishedTrialError:
-            return  # this process stood still for so long that others took the trial over
+        except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
+            if taken and has_outcome(study.get_trials(deepcopy=False)[taken[0]]):
+                raise
+            return  # this process stood still for so long that another ended the trial
         for number in taken:
             self._tidy(study, study.get_trials(deepcopy=False)[number])
 
@@ -198,7 +208,7 @@ def _sampler(config: SearchConfig, seed: int) -> optuna.samplers.BaseSampler:
 def _pruner(name: str) -> optuna.pruners.BasePruner:
     match name:
         case "median":
-            return optuna.pruners.MedianPruner()
+            return optuna.pruners.MedianPruner(n_warmup_steps=_WARM_EPOCHS)
         case "asha":
             return optuna.pruners.SuccessiveHalvingPruner()
         case "hyperband":

@@ -51,6 +51,7 @@ class LearningRate(keras.callbacks.Callback):
         cycle: Batches of one step, which share its rate.
         time: The stage's time, if it is stated. The rate then goes by the share of it that is
             spent (budgeted training, Li et al., ICLR 2020), or of the batches if that is more.
+        span: Which part of the shape is the stage's, from 0 to 1.
     """
 
     def __init__(
@@ -61,9 +62,10 @@ class LearningRate(keras.callbacks.Callback):
         monitor: str,
         cycle: int = 1,
         time: StageTime | None = None,
+        span: tuple[float, float] = (0.0, 1.0),
     ) -> None:
         super().__init__()
-        self._config, self._peak, self._num_batches = config, peak, num_batches
+        self._config, self._peak, self._num_batches, self._span = config, peak, num_batches, span
         self._monitor, self._cycle, self._time = monitor, cycle, time
         self._seen = 0
         self._scale = 1.0
@@ -91,6 +93,8 @@ class LearningRate(keras.callbacks.Callback):
         if keras.backend.backend() == "jax":
             # JAX trains on a copy of all variables; take it back so that the rate counts.
             self.model.jax_state_sync()
+        begin, end = self._span
+        progress = begin + min(progress, 1.0) * (end - begin)
         rate = self._peak * self._scale * rate_factor(progress, self._config)
         # TensorFlow keeps every Python number it has ever been given; an array it lets go.
         self.model.optimizer.learning_rate = np.asarray(rate, np.float32)
@@ -114,15 +118,27 @@ class BestEpoch(keras.callbacks.Callback):
 
     Args:
         config: What to watch and how patiently.
-        model: Whose weights are kept; what is fitted may be a part of it.
         path: Where the best weights go.
+
+    Attributes:
+        value: The best value so far.
     """
 
-    def __init__(self, config: StoppingConfig, model: keras.Model, path: Path) -> None:
+    def __init__(self, config: StoppingConfig, path: Path) -> None:
         super().__init__()
-        self._config, self._kept, self._path = config, model, path
+        self._config, self._path = config, path
         self.value: float | None = None
         self._waited = 0
+
+    def watch(self, model: keras.Model, is_full_size: bool) -> None:
+        """Say what is trained.
+
+        Args:
+            model: Whose weights are kept; what is fitted may be a part of it.
+            is_full_size: Whether its scores compare with those of other stages. On smaller images
+                they do not; the last weights of these are kept where there is nothing better.
+        """
+        self._kept, self._compares = model, is_full_size
 
     def start_stage(self) -> None:
         """Be patient anew; the best value so far stays."""
@@ -139,6 +155,10 @@ class BestEpoch(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Keep better weights; stop when patience is at its end."""
         value = monitored(logs or {}, self._config.monitor)
+        if not self._compares:
+            if self.value is None:
+                save_weights(self._kept, self._path)
+            return
         if self.value is None or better(value, self.value, self._config.monitor):
             save_weights(self._kept, self._path)
             self.value, self._waited = value, 0
@@ -235,13 +255,22 @@ class History(keras.callbacks.Callback):
         stage: Name of the stage.
         loader: Whose waiting time counts.
         keeper: Knows why the stage ends, if its time is stated.
+        image_size: (height, width) in pixels, where images are not as large as otherwise.
     """
 
     def __init__(
-        self, run: Run, stage: str, loader: BatchLoader, keeper: TimeKeeper | None = None
+        self,
+        run: Run,
+        stage: str,
+        loader: BatchLoader,
+        keeper: TimeKeeper | None = None,
+        image_size: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
-        self._run, self._stage, self._loader, self._keeper = run, stage, loader, keeper
+        self._run, self._loader, self._keeper = run, loader, keeper
+        self._about: dict[str, Any] = {"stage": stage} | (
+            {"image_size": list(image_size)} if image_size else {}
+        )
         self._started, self._waited = 0.0, 0.0
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -250,8 +279,8 @@ class History(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Add the line."""
-        record = {
-            "stage": self._stage,
+        record: dict[str, Any] = {
+            **self._about,
             "epoch": epoch + 1,
             "seconds": round(time.perf_counter() - self._started, 3),
             "wait_seconds": round(self._loader.wait_seconds - self._waited, 3),

@@ -71,21 +71,21 @@ class Pace:
         self._warm: float | None = None  # the last one that did not
         self._compile = math.inf  # of the stage that compiled fastest
         self._trained = math.inf  # a sample, in the stage that trained fastest
-        self._on_features = False
+        self._is_apart = False
         self.batch = 0.0
         self.start_stage()
 
-    def start_stage(self, on_features: bool = False) -> None:
+    def start_stage(self, is_apart: bool = False) -> None:
         """Forget the batches of the stage before: other weights are trained.
 
         Args:
-            on_features: Whether the stage learns from stored features: how long that takes says
-                nothing of images.
+            is_apart: Whether the stage learns from stored features or smaller images: how long
+                that takes says nothing of those that are judged.
         """
-        if self._on_features:
+        if self._is_apart:
             self._cold = self._warm = None
         self._trained = self._sample
-        self._on_features = on_features
+        self._is_apart = is_apart
         self.batch = 0.0
         self._first: float | None = None
         self._seconds, self._num_batches = 0.0, 0
@@ -117,7 +117,7 @@ class Pace:
     def compiling(self) -> float:
         """What compiling a forward pass takes, at most: training compiles more than that."""
         here = math.inf
-        if self._first is not None and not self._on_features:
+        if self._first is not None and not self._is_apart:
             here = max(self._first - self.batch, 0.0)
         compiling = min(self._compile, here)
         return compiling if math.isfinite(compiling) else 0.0
@@ -126,21 +126,21 @@ class Pace:
     def forward(self) -> float:
         """Seconds of judging a sample: as validation took, and no more than training did."""
         judged = self._sample
-        if self._warm is not None and self._num_validated and not self._on_features:
+        if self._warm is not None and self._num_validated and not self._is_apart:
             judged = min(judged, self._warm / self._num_validated)
         return judged if math.isfinite(judged) else 0.0
 
     @property
     def _sample(self) -> float:
         """Seconds of training on a sample; infinite before they are known."""
-        here = 0.0 if self._on_features else self.batch / self._batch_size
+        here = 0.0 if self._is_apart else self.batch / self._batch_size
         return min(self._trained, here or math.inf)
 
     @property
     def epoch_end(self) -> float:
         """Seconds to expect between the last batch of an epoch and the next epoch."""
         known = self._cold if self._is_cold or self._warm is None else self._warm
-        if known is None and self._on_features:
+        if known is None and self._is_apart:
             known = 0.0
         elif known is None:
             known = self.compiling + self._num_validated * self.forward
@@ -208,7 +208,7 @@ class StageTime:
         weight: What the stage gets of the time that is left, relative to `after`.
         after: Weights of all stages after it.
         cycle: Batches of a step.
-        on_features: As for `Pace.start_stage`.
+        is_apart: As for `Pace.start_stage`.
 
     Attributes:
         run: The time of the whole run.
@@ -216,14 +216,14 @@ class StageTime:
     """
 
     def __init__(
-        self, run: RunTime, weight: float, after: float, cycle: int, on_features: bool = False
+        self, run: RunTime, weight: float, after: float, cycle: int, is_apart: bool = False
     ) -> None:
         self.run = run
         self.cycle = cycle
         self._weight, self._after = weight, after
         self._began: float | None = None
         self._before = self._reached = 0.0
-        run.pace.start_stage(on_features)
+        run.pace.start_stage(is_apart)
 
     def begin(self) -> None:
         """Start to count."""

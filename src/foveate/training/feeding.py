@@ -1,4 +1,4 @@
-"""What a stage fits, and on what: the model on images, or its head on stored features."""
+"""What a stage fits, and on what: the model on images, small or not, or its head on features."""
 
 from __future__ import annotations
 
@@ -25,28 +25,41 @@ def feeding(work: Work, index: int, stages: Sequence[Stage], images: Feed) -> It
     """Give a stage what it fits; the frozen one stored features, where that was settled.
 
     Args:
-        work: What to work with.
+        work: What to work with, at the image size of the stage.
         index: Number of the stage, from 0.
         stages: What to do in all of them.
         images: The whole model, and the loaders of images.
 
     Yields:
-        These, or the head of the model with loaders of features, whose batches hold the same
-        rows. Where the stage leaves its loader, that of the images stands afterwards.
+        These, or a model for smaller images with loaders of such, or the head of the model with
+        loaders of features. Batches hold the same rows. Where the stage leaves its loader, that
+        of the images stands afterwards.
     """
-    head = None
-    if stages[index].name == "frozen" and work.config.recipe.frozen_views:
-        head = _head(work, index, stages)
-    if head is None:
+    own = None
+    if not stages[index].is_full_size:
+        own = feed_images(work)
+    elif stages[index].name == "frozen" and work.config.recipe.frozen_views:
+        own = _head(work, index, stages)
+    if own is None:
         yield images
         return
-    head.train.resume_at(images.train.epoch * len(images.train) + images.train.first_batch)
+    for loader in images.loaders.values():
+        loader.close()  # it may have read ahead, for memory that this stage needs
+    own.train.resume_at(images.train.epoch * len(images.train) + images.train.first_batch)
     try:
-        yield head
+        yield own
     finally:
-        images.train.resume_at(head.train.epoch * len(head.train) + head.train.first_batch)
-        for loader in head.loaders.values():
+        images.train.resume_at(own.train.epoch * len(own.train) + own.train.first_batch)
+        for loader in own.loaders.values():
             loader.close()
+
+
+def feed_images(work: Work) -> Feed:
+    """Give the whole model images, as large as `work` says."""
+    train = work.prepared.loader("train", work.config)
+    if not work.prepared.rows("validation").num_samples:
+        return Feed(work.model, train, None)
+    return Feed(work.model, train, work.prepared.loader("validation", work.config))
 
 
 def _head(work: Work, index: int, stages: Sequence[Stage]) -> Feed | None:

@@ -23,7 +23,13 @@ from foveate.training.optimizers import make_optimizer
 from foveate.training.prepare import Prepared
 from foveate.training.pressure import MemoryWatch
 from foveate.training.progress import ProgressDisplay
-from foveate.training.resume import Checkpoints, Stateful, restore_model, stopping_softly
+from foveate.training.resume import (
+    Checkpoints,
+    Stateful,
+    go_on_at_next_size,
+    restore_model,
+    stopping_softly,
+)
 from foveate.training.stages import Stage
 from foveate.training.tally import Tally
 from foveate.training.unreadable import UnreadableList
@@ -95,21 +101,25 @@ def run_stage(
         checkpoint: Where to go on; None begins from the best epoch of the stages before.
     """
     config, model, console = work.config, work.model, work.console
-    stage, time = stages[index], stage_time(work, index, stages, feed.model is not model)
-    loader = feed.train
+    stage, loader, name = stages[index], feed.train, _name(work, stages[index])
+    is_apart = feed.model is not model or not stage.is_full_size
+    time = stage_time(work, index, stages, is_apart)
+    best.watch(model, stage.is_full_size)
     if checkpoint is None:
         best.start_stage()
         if best.value is not None:
             if time is not None and not time.has_room_to_begin():
-                console.print(f"{stage.name} is left out: the time is up", highlight=False)
+                console.print(f"{name} is left out: the time is up", highlight=False)
                 return
             load_weights(model, work.run.best_weights)
     trainable = compile_stage(model, stage, work.prepared, config, feed.model)
-    console.print(f"{stage.name}: {trainable:,} weights are trained", highlight=False)
+    console.print(f"{name}: {trainable:,} weights are trained", highlight=False)
     first_epoch = 0
     if checkpoint is not None:
         restore_model(model, feed.model, loader, checkpoint)
         first_epoch = checkpoint.state["epoch"]
+    elif stage.size > 0:
+        go_on_at_next_size(work.run.checkpoints, index, model, loader)
     rate = LearningRate(
         config.recipe.schedule,
         stage.learning_rate,
@@ -117,6 +127,7 @@ def run_stage(
         work.stopping.monitor,
         config.gradient_accumulation_steps,
         time,
+        stage.span,
     )
     parts: dict[str, Stateful] = {"rate": rate, "best": best}
     keeper = None
@@ -129,40 +140,54 @@ def run_stage(
     )
     if checkpoint is not None:
         checkpoints.restore(checkpoint)
-    display = ProgressDisplay(console, stage.name, stage.epochs, loader, time)
+    display = ProgressDisplay(console, name, stage.epochs, loader, time)
     left_out = UnreadableList(work.run, console, feed.loaders)
-    history = History(work.run, stage.name, loader, keeper)
+    smaller = None if stage.is_full_size else work.prepared.image_size
+    history = History(work.run, stage.name, loader, keeper, smaller)
     watch = MemoryWatch(
         work.tally.guard, loader, checkpoints, config.gradient_accumulation_steps, console
     )
     callbacks = [rate, best, keeper, history, display, left_out, watch, checkpoints]
     with (
         display,
-        _loaders_own_errors(*feed.loaders.values()),
+        loaders_own_errors(*feed.loaders.values()),
         stopping_softly(checkpoints, console),
     ):
         _fit(feed, first_epoch, epochs, [c for c in callbacks if c])
     loader.resume_at(checkpoints.position)  # the next epoch, where this one was cut short
     if keeper is not None:
-        _tell_end(stage, keeper, console)
+        _tell_end(name, keeper, console)
 
 
 def stage_time(
-    work: Work, index: int, stages: Sequence[Stage], on_features: bool = False
+    work: Work, index: int, stages: Sequence[Stage], is_apart: bool = False
 ) -> StageTime | None:
-    """Give a stage its part of the time that is left; None without `budget.time`."""
+    """Give a stage its part of the time that is left; None without `budget.time`.
+
+    Args:
+        work: What to work with.
+        index: Number of the stage, from 0.
+        stages: What to do in all of them.
+        is_apart: As for `foveate.training.clock.Pace.start_stage`.
+    """
     if work.time is None:
         return None
     after = sum(stage.weight for stage in stages[index + 1 :])
     cycle = work.config.gradient_accumulation_steps
-    return StageTime(work.time, stages[index].weight, after, cycle, on_features)
+    return StageTime(work.time, stages[index].weight, after, cycle, is_apart)
 
 
-def _tell_end(stage: Stage, keeper: TimeKeeper, console: Console) -> None:
-    console.print(f"{stage.name} ended: {keeper.ended}", highlight=False)
+def _name(work: Work, stage: Stage) -> str:
+    """What a person sees of a stage, with its image size if it has several."""
+    height, width = work.prepared.image_size
+    return f"{stage.name} at {height}×{width}" if stage.num_sizes > 1 else stage.name
+
+
+def _tell_end(name: str, keeper: TimeKeeper, console: Console) -> None:
+    console.print(f"{name} ended: {keeper.ended}", highlight=False)
     if keeper.seen < 1.0:
         console.print(
-            f"{stage.name} saw {keeper.seen:.0%} of the training samples, evenly drawn: "
+            f"{name} saw {keeper.seen:.0%} of the training samples, evenly drawn: "
             "more do not fit into its time",
             highlight=False,
             soft_wrap=True,
@@ -231,8 +256,8 @@ def compile_stage(
 
 
 @contextlib.contextmanager
-def _loaders_own_errors(*loaders: BatchLoader) -> Iterator[None]:
-    """Raise what a loader raised, not what a backend made of it."""
+def loaders_own_errors(*loaders: BatchLoader) -> Iterator[None]:
+    """Raise what one of these loaders raised, not what a backend made of it."""
     try:
         yield
     except Exception as error:

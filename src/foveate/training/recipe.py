@@ -13,7 +13,6 @@ import keras
 from rich.console import Console
 
 from foveate.config.settings import RunConfig
-from foveate.data.loader import BatchLoader
 from foveate.data.manifest import Manifest
 from foveate.errors import FoveateError, RunError
 from foveate.models.bundle import Bundle, save_bundle
@@ -29,12 +28,13 @@ from foveate.training.checkpoint import (
     load_weights,
 )
 from foveate.training.clock import Clock
-from foveate.training.feeding import feeding
-from foveate.training.fitting import Feed, Work, run_stage
+from foveate.training.feeding import feed_images, feeding
+from foveate.training.fitting import Work, run_stage
 from foveate.training.memory import within_memory
 from foveate.training.prepare import Prepared
+from foveate.training.resizing import at_size
 from foveate.training.setup import set_up
-from foveate.training.stages import plan_stages
+from foveate.training.stages import in_sizes, plan_stages
 
 
 def train(
@@ -183,25 +183,24 @@ def run_stages(work: Work, checkpoint: Checkpoint | None = None) -> None:
         work: What to work with; its model ends with the weights of its last epoch.
         checkpoint: Where to go on; None begins with the first stage.
     """
-    train_loader = work.prepared.loader("train", work.config)
-    validation = _validation_loader(work.prepared, work.config)
-    images = Feed(work.model, train_loader, validation)
-    best = BestEpoch(work.stopping, work.model, work.run.best_weights)
+    images = feed_images(work)
+    best = BestEpoch(work.stopping, work.run.best_weights)
     begin = 0
     if checkpoint is not None:
-        checkpoint = checkpoint.in_batches_of(train_loader.batch_size)
+        checkpoint = checkpoint.in_batches_of(images.train.batch_size)
         begin = checkpoint.state["stage"]
         if checkpoint.state["finished"]:
             begin += 1
             checkpoint.restore(work.model, "model")  # for the states of its random layers
             best.set_state(checkpoint.state["parts"]["best"])
-            train_loader.resume_at(checkpoint.state["position"])
+            images.train.resume_at(checkpoint.state["position"])
             checkpoint = None
     try:
-        stages = plan_stages(work.config)
+        stages = in_sizes(plan_stages(work.config), work.config.recipe.image_sizes or 1)
         for index in range(begin, len(stages)):
-            with feeding(work, index, stages, images) as feed:
-                run_stage(work, index, stages, best, feed, checkpoint)
+            part = at_size(work, stages[index])
+            with feeding(part, index, stages, images) as feed:
+                run_stage(part, index, stages, best, feed, checkpoint)
             checkpoint = None
     finally:
         for loader in images.loaders.values():
@@ -219,11 +218,6 @@ def describe(prepared: Prepared, config: RunConfig) -> dict[str, Any]:
         "backbone": config.model.backbone,
         "manifest": prepared.manifest.digest(),
     }
-
-
-def _validation_loader(prepared: Prepared, config: RunConfig) -> BatchLoader | None:
-    rows = prepared.manifest.split("validation")
-    return prepared.loader("validation", config) if rows.num_samples else None
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
@@ -16,7 +17,7 @@ from rich.console import Console
 from foveate.config.settings import RunConfig
 from foveate.data.loader import BatchLoader
 from foveate.runs import Run
-from foveate.training.checkpoint import Checkpoint, save_checkpoint
+from foveate.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from foveate.training.tally import Tally
 
 
@@ -149,6 +150,26 @@ def restore_model(
     checkpoint.restore(model, "model")
     checkpoint.restore(trained, "optimizer")
     loader.resume_at(position)
+
+
+def go_on_at_next_size(folder: Path, index: int, model: keras.Model, loader: BatchLoader) -> None:
+    """Take over what the same stage has come to on smaller images: weights and optimizer.
+
+    The checkpoint at its end holds both, and is where a run that was stopped there goes on.
+
+    Args:
+        folder: Where checkpoints are kept.
+        index: Number of the stage that begins; that before it may have been left out.
+        model: The model of this size, compiled.
+        loader: The training loader.
+    """
+    before = load_checkpoint(folder)
+    if before is None or before.state["stage"] != index - 1:
+        return
+    model.optimizer.build(model.trainable_variables)
+    before = before.in_batches_of(loader.batch_size)
+    before.restore(model, "model")
+    before.restore(model, "optimizer")
 
 
 @contextmanager

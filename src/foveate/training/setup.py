@@ -21,6 +21,7 @@ from foveate.training.fitting import Work
 from foveate.training.memory import memory_limit
 from foveate.training.prepare import Prepared, prepare
 from foveate.training.progress import announce, counting
+from foveate.training.resizing import settle_sizes
 from foveate.training.tally import Tally
 from foveate.training.views import settle_views
 
@@ -59,10 +60,10 @@ def set_up(
     slowness = min(
         max((clock.spent - began) / max(process_time() - computed, 1e-9), 1.0), _SLOWEST
     )
-    config = settle_views(config, prepared, model)
+    config = settle_views(settle_sizes(config, prepared, model), prepared, model)
     tally = Tally(clock, MemoryGuard(memory_limit(config)))
     time = _time(config, prepared, clock, checkpoint is not None, slowness)
-    stopping = _stopping(config, prepared)
+    stopping = settle_stopping(config, prepared)
     return Work(run, config, prepared, model, stopping, console, tally, time)
 
 
@@ -77,8 +78,12 @@ def _time(
     return RunTime(config.budget.time, clock, pace, judged, is_resumed, slowness)
 
 
-def _stopping(config: RunConfig, prepared: Prepared) -> StoppingConfig:
-    """Check what is watched; without a validation split the training loss stands in."""
+def settle_stopping(config: RunConfig, prepared: Prepared) -> StoppingConfig:
+    """Check what is watched; without a validation split the training loss stands in.
+
+    Raises:
+        ConfigError: Nothing of that name is measured.
+    """
     stopping = config.recipe.stopping
     measured = ["loss"]
     measured += [getattr(m, "name", None) or m.__name__ for m in prepared.task.metrics()]

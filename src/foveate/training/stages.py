@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from foveate.config.settings import RunConfig
 from foveate.errors import ConfigError
 from foveate.models.backbones import get_backbone, resolve_weights
+from foveate.planning.resizing import epochs_of_sizes, side_shares
 
 _EPOCHS = 10
 _FINE_TUNE_EPOCHS = 5
@@ -27,6 +29,9 @@ class Stage:
         learning_rate: Peak rate.
         share: Share of the backbone's layers that is trained, from the top.
         weight: What it gets of a stated time, relative to the other stages.
+        size: Which of its image sizes this is, from 0, the smallest.
+        num_sizes: How many there are; a stage of several is one of these for each.
+        span: Where on the way of the learning rate it begins and ends, 0 to 1 over all sizes.
     """
 
     name: str
@@ -34,6 +39,14 @@ class Stage:
     learning_rate: float
     share: float
     weight: float = 1.0
+    size: int = 0
+    num_sizes: int = 1
+    span: tuple[float, float] = (0.0, 1.0)
+
+    @property
+    def is_full_size(self) -> bool:
+        """Whether it sees images as large as the model that is kept."""
+        return self.size == self.num_sizes - 1
 
 
 def plan_stages(config: RunConfig) -> list[Stage]:
@@ -74,3 +87,30 @@ def _epochs(stated: int | None, usual: int, config: RunConfig) -> int | None:
     if stated is not None or config.budget.time is not None:
         return stated
     return usual
+
+
+def in_sizes(stages: Sequence[Stage], number: int) -> list[Stage]:
+    """Divide the last stage by image size.
+
+    Args:
+        stages: What `plan_stages` gave.
+        number: Of image sizes.
+
+    Returns:
+        The stages, with one for each size in the place of the last. All have as many epochs, as
+        far as these can be divided, and share its time by the pixels that these see.
+    """
+    *before, last = stages
+    epochs = epochs_of_sizes(last.epochs or number, number)
+    work = [num * share**2 for num, share in zip(epochs, side_shares(number), strict=True)]
+    return before + [
+        replace(
+            last,
+            epochs=last.epochs and epochs[size],
+            weight=work[size] / sum(work) * last.weight,
+            size=size,
+            num_sizes=number,
+            span=(sum(epochs[:size]) / sum(epochs), sum(epochs[: size + 1]) / sum(epochs)),
+        )
+        for size in range(number)
+    ]

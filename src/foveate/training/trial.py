@@ -24,6 +24,7 @@ from foveate.planning.memory import forget_peak, peak_bytes, resident_bytes
 from foveate.scale import runtime
 from foveate.training.fitting import compile_stage
 from foveate.training.prepare import Prepared, prepare
+from foveate.training.resizing import most_sizes
 from foveate.training.stages import Stage, plan_stages
 from foveate.training.trial_tiles import decoding_bytes, few_images
 from foveate.training.views import settle_views, stored_bytes
@@ -47,8 +48,10 @@ def try_out(folder: Path) -> None:
     config = _with_precision(config, request["precision"])
     prepared = _prepared(folder, config)
     keras.utils.set_random_seed(config.seed)
+    began = time.perf_counter()
     with runtime.dtype_policy(config.recipe.precision):
         model = build_model(config.model, prepared.model_inputs, prepared.task, config.seed)
+    building = time.perf_counter() - began
     config = settle_views(config, prepared, model)
     about = _about(prepared, config, model)
     decoding = 0
@@ -57,6 +60,7 @@ def try_out(folder: Path) -> None:
         decoding = decoding_bytes(prepared, config)
     measured = _measure(prepared, config, model)
     measured["peak_bytes"] += decoding
+    measured["size_seconds"] += building
     (folder / "answer.json").write_text(json.dumps({"about": about, "try": measured}))
 
 
@@ -87,6 +91,7 @@ def _about(prepared: Prepared, config: RunConfig, model: keras.Model) -> dict[st
         "frozen_views": config.recipe.frozen_views,
         "feature_bytes": stored_bytes(prepared, model, config.recipe.frozen_views or 0),
         "has_bfloat16": runtime.has_bfloat16(),
+        "image_sizes": most_sizes(config, prepared, model),
     }
 
 
@@ -112,7 +117,7 @@ def _with_batch(config: RunConfig, batch_size: int) -> RunConfig:
 
 def _measure(prepared: Prepared, config: RunConfig, model: keras.Model) -> dict[str, Any]:
     forget_peak()
-    stages, waits, forward, compiling = {}, {}, 0.0, 0.0
+    stages, waits, forward, compiling, last = {}, {}, 0.0, 0.0, 0.0
     loader = prepared.loader("train", config)
     for stage in plan_stages(config):
         if stage.name == "frozen" and config.recipe.frozen_views:
@@ -127,6 +132,7 @@ def _measure(prepared: Prepared, config: RunConfig, model: keras.Model) -> dict[
         model.fit(loader, epochs=10_000, shuffle=False, verbose=0, callbacks=[watch])
         stages[stage.name] = watch.seconds
         compiling += watch.compiling
+        last = watch.compiling
         waits[stage.name] = (loader.wait_seconds - waited) / max(watch.total, 1e-9)
         loader.close()
     first, validation = _validation_seconds(prepared, config, model)
@@ -141,6 +147,7 @@ def _measure(prepared: Prepared, config: RunConfig, model: keras.Model) -> dict[
         "validation_seconds": validation,
         "forward_seconds": forward,
         "compile_seconds": compiling,
+        "size_seconds": last + first,
         "precision": config.recipe.precision,
     }
 
