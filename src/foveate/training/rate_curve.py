@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from typing import Literal
 
 import numpy as np
@@ -19,9 +19,10 @@ import numpy as np
 _KEPT_OVER_A_DECADE = 0.25
 """What the smoothing keeps of itself while the rate rises tenfold: 0.89 a step at 12 steps, which
 is the usual 0.9 at the usual number of steps."""
-_DIVERGED = 1.25  # times the loss at the beginning
 _SHARE_OF_FALL = 0.5
-_CLEAR = 1.5  # standard deviations of a single loss; by chance the smoothed one falls by less
+_CLEAR = 1.5  # standard deviations of single losses; by chance the smoothed one falls by less
+_LEAST = 1e-3  # of the loss at the beginning; less is nothing, however little noise there is
+_WORSE, _CLEARLY = 1.1, 2.0  # times the loss at the beginning; standard deviations beyond it
 
 Ending = Literal["diverged", "reached the end"]
 
@@ -32,12 +33,14 @@ class RateCurve:
 
     Attributes:
         stage: The stage of a run that was tried: ``frozen`` or ``scratch``.
+        step_size: Samples of each step.
         rates: Learning rate of each step, rising by the same factor from step to step.
         losses: Training loss of each step, before the step is taken; finite.
         ended: Why there are no more: the loss has ``diverged``, or the last rate was tried.
     """
 
     stage: str
+    step_size: int
     rates: tuple[float, ...]
     losses: tuple[float, ...]
     ended: Ending
@@ -48,34 +51,36 @@ class RateCurve:
         return smooth(self.rates, self.losses)
 
     @property
-    def lowest(self) -> int:
-        """The step of the lowest smoothed loss."""
-        return int(np.argmin(self.smoothed))
-
-    @property
     def start(self) -> float:
         """The loss that the fall begins from."""
-        return beginning(self.rates, self.losses)[0]
+        return beginning(self.rates, self.losses)
+
+    @property
+    def lowest(self) -> int:
+        """The step of the lowest smoothed loss, once enough losses are averaged."""
+        first = min(num_first(self.rates), len(self.rates) - 1)
+        return first + int(np.argmin(self.smoothed[first:]))
 
     @property
     def suggestion(self) -> float | None:
-        """A peak rate for the stage, to two digits: where half of the fall lies behind.
+        """A peak rate for the stage, to two digits: where half of the fall is done.
 
         That is where the smoothed loss first passes the middle between its beginning and its
         minimum. The usual choice is the rate of its steepest descent (Gugger, 2018), at which a
         fall of the usual shape is half done, too; but a slope depends on a few steps and their
         noise, while the middle of the fall rests on all of them. None where the loss did not
-        fall clearly, or not before the last rate.
+        fall clearly.
         """
-        start, noise = beginning(self.rates, self.losses)
         smoothed, lowest = self.smoothed, self.lowest
-        if not start - smoothed[lowest] > _CLEAR * noise:
+        fall = self.start - smoothed[lowest]
+        steps = range(num_first(self.rates), lowest + 1)
+        middle = self.start - _SHARE_OF_FALL * fall
+        passed = next((step for step in steps if smoothed[step] <= middle), None)
+        if passed is None:
             return None
-        middle = start + _SHARE_OF_FALL * (smoothed[lowest] - start)
-        first = next(step for step, loss in enumerate(smoothed) if loss <= middle)
-        part = (smoothed[first - 1] - middle) / (smoothed[first - 1] - smoothed[first])
-        low, high = self.rates[first - 1 : first + 1]
-        return float(f"{low * (high / low) ** part:.2g}")
+        if fall <= max(_CLEAR * noise(self.losses[: passed + 1]), _LEAST * self.start):
+            return None
+        return float(f"{self.rates[passed]:.2g}")
 
 
 def smooth(rates: Sequence[float], losses: Sequence[float]) -> tuple[float, ...]:
@@ -97,21 +102,28 @@ def smooth(rates: Sequence[float], losses: Sequence[float]) -> tuple[float, ...]
     return tuple(total / (1 - decay**steps) for steps, total in enumerate(totals, start=1))
 
 
-def beginning(rates: Sequence[float], losses: Sequence[float]) -> tuple[float, float]:
-    """Look at the first tenfold rise of the rate, over which hardly anything is learned.
+def num_first(rates: Sequence[float]) -> int:
+    """Count the steps until the rate has risen tenfold, over which hardly anything is learned."""
+    return sum(rate <= 10 * rates[0] for rate in rates)
+
+
+def beginning(rates: Sequence[float], losses: Sequence[float]) -> float:
+    """Average the losses of the first steps, see `num_first`; at least one is needed."""
+    return float(np.mean(losses[: num_first(rates)]))
+
+
+def noise(losses: Sequence[float]) -> float:
+    """Estimate by how much single losses scatter, whatever their trend.
 
     Args:
-        rates: The rate of each step, rising.
-        losses: The loss of each step, at least one.
+        losses: The loss of each step.
 
     Returns:
-        Mean of the losses there; and the standard deviation of their noise, told by the
-        differences between neighbours (von Neumann, 1941), so that a fall does not count as noise.
+        Their standard deviation, told by the differences between neighbours (von Neumann, 1941).
     """
-    first = [loss for rate, loss in zip(rates, losses, strict=True) if rate <= 10 * rates[0]]
-    differences = [after - before for before, after in pairwise(first)]
-    noise = math.sqrt(float(np.mean(np.square(differences))) / 2) if differences else 0.0
-    return float(np.mean(first)), noise
+    if len(losses) < 2:
+        return 0.0
+    return math.sqrt(float(np.mean(np.square(np.diff(losses)))) / 2)
 
 
 def has_diverged(rates: Sequence[float], losses: Sequence[float]) -> bool:
@@ -126,5 +138,5 @@ def has_diverged(rates: Sequence[float], losses: Sequence[float]) -> bool:
         the best loss, the usual sign, is never reached by a bounded loss such as Dice's, and soon
         by one that has come close to 0.
     """
-    start, noise = beginning(rates, losses)
-    return smooth(rates, losses)[-1] > _DIVERGED * start + noise
+    scatter = noise(losses[: num_first(rates)])
+    return smooth(rates, losses)[-1] > _WORSE * beginning(rates, losses) + _CLEARLY * scatter

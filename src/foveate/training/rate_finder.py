@@ -152,7 +152,8 @@ def _raise_rate(
         if has_diverged(RATES[:number], losses):
             ended = "diverged"
             break
-    return RateCurve(stage, RATES[: len(losses)], tuple(losses), ended)
+    size = cycle * loader.batch_size
+    return RateCurve(stage, size, RATES[: len(losses)], tuple(losses), ended)
 
 
 def _endless(loader: BatchLoader) -> Iterator[Any]:
