@@ -94,7 +94,7 @@ class RunHyperModel(keras_tuner.HyperModel):
         config, prepared = self._next(hp)
         with runtime.dtype_policy(config.recipe.precision):
             model = build_model(config.model, prepared.model_inputs, prepared.task, config.seed)
-        _compile(model, plan_stages(config)[0], prepared, config)
+        compile_stage(model, plan_stages(config)[0], prepared, config)
         return model
 
     def fit(
@@ -178,16 +178,6 @@ def epochs_by_stage(stages: Sequence[Stage], first: int, last: int | None) -> It
             yield stage, range(begin, end), trained
 
 
-def _compile(model: keras.Model, stage: Stage, prepared: Prepared, config: RunConfig) -> None:
-    """Compile for a stage, and make the variables of the optimizer.
-
-    The weights that a tuner has saved hold them, too, and load with a warning where they are not;
-    and TensorFlow traces a step twice that makes them.
-    """
-    compile_stage(model, stage, prepared, config)
-    model.optimizer.build(model.trainable_variables)
-
-
 def _train(
     model: keras.Model,
     parts: Sequence[Part],
@@ -212,7 +202,7 @@ def _train(
             best.start_stage()
             if best.value is not None:
                 load_weights(model, path)
-            _compile(model, stage, prepared, config)
+            compile_stage(model, stage, prepared, config)
             rate = LearningRate(
                 config.recipe.schedule,
                 stage.learning_rate,

@@ -235,8 +235,8 @@ def _contains(one: RangeConfig, value: Any) -> bool:
         return value in one.choices
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
-    on_step = one.step is None or math.isclose((value - one.low) / one.step % 1.0, 0.0)
-    return one.low <= value <= one.high and on_step
+    steps = 0.0 if one.step is None else (value - one.low) / one.step
+    return one.low <= value <= one.high and math.isclose(steps, round(steps), abs_tol=1e-9)
 
 
 def _value(config: RunConfig, key: str) -> Any:

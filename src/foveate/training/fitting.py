@@ -227,6 +227,8 @@ def compile_stage(
 ) -> int:
     """Settle what is trained, then compile: Keras fixes the trainable variables there.
 
+    The optimizer has its variables then, as what was stored of it asks for.
+
     Args:
         model: The model of the run.
         stage: What to train.
@@ -252,6 +254,8 @@ def compile_stage(
         **{measured: prepared.task.metrics()},
         jit_compile=runtime.jit_compile(),
     )
+    # Where the first step made the optimizer's variables, TensorFlow would trace it twice.
+    fitted.optimizer.build(fitted.trainable_variables)
     return trainable
 
 

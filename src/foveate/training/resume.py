@@ -146,7 +146,6 @@ def restore_model(
     position = checkpoint.state["position"]
     # Keras makes the variables of metrics with the first batch that they see.
     trained.test_on_batch(*loader.batch_at(position))
-    trained.optimizer.build(trained.trainable_variables)
     checkpoint.restore(model, "model")
     checkpoint.restore(trained, "optimizer")
     loader.resume_at(position)
@@ -166,7 +165,6 @@ def go_on_at_next_size(folder: Path, index: int, model: keras.Model, loader: Bat
     before = load_checkpoint(folder)
     if before is None or before.state["stage"] != index - 1:
         return
-    model.optimizer.build(model.trainable_variables)
     before = before.in_batches_of(loader.batch_size)
     before.restore(model, "model")
     before.restore(model, "optimizer")
