@@ -193,7 +193,7 @@ class Epochs:
         epochs = self._run.history()
         for number, epoch in enumerate(epochs[self._told :], self._told + 1):
             value = epoch.get(self._key)
-            if value is not None:
+            if value is not None and "image_size" not in epoch:  # smaller ones do not compare
                 self._trial.report(value, number)
         if len(epochs) > self._told:
             self._told = len(epochs)
