@@ -28,7 +28,8 @@ def falling(
     """Losses that fall around the rate 10 ** middle and rise two decades later."""
     place = np.log10(RATES)
     losses = start - fall / (1 + np.exp((middle - place) / width))
-    return losses + np.exp(np.minimum((place - middle - 2) / 0.1, 3)) * rises
+    risen: np.ndarray = losses + np.exp(np.minimum((place - middle - 2) / 0.1, 3)) * rises
+    return risen
 
 
 @given(middle=middles, width=widths, seed=seeds, scatter=st.floats(0, 0.15), rises=st.booleans())
