@@ -45,6 +45,7 @@ WITHOUT_KERAS = (
     "foveate.runs",
     "foveate.report.report",
     "foveate.search.report",
+    "foveate.search.rate_page",
     "foveate.data.manifest",
     "foveate.data.splits",
 )

@@ -111,6 +111,29 @@ def test_profile_measures_and_advises(
     assert "profile needs one DATA" in told(capsys)
 
 
+def test_lr_suggests_and_draws(
+    digit_table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--data.metadata", "ink,shade", "--out", str(tmp_path / "pages"), *TINY]
+    assert run(["lr", str(digit_table), *flags]) == 0
+    text = told(capsys)
+    assert "150 samples" in text
+    assert "Suggested: --recipe.learning_rate " in text
+    page = tmp_path / "pages" / "learning_rate.html"
+    assert f"Curve: {page}" in text
+    assert page.read_text().startswith("<!doctype html>")
+
+
+def test_lr_is_told_what_it_needs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["lr"]) == 2
+    assert "lr needs one DATA" in told(capsys)
+    assert run(["lr", "nowhere", "--out", str(tmp_path / "curve.png")]) == 2
+    assert "a folder or an .html file, but got" in told(capsys)
+    assert run(["lr", "nowhere", "--out", str(tmp_path / "curve.html")]) == 2
+    assert "no file or folder 'nowhere'" in told(capsys)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_doctor_names_what_is_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["doctor"]) == 0
     text = told(capsys)

@@ -34,7 +34,7 @@ RATES: tuple[float, ...] = tuple(np.geomspace(1e-6, 10.0, 7 * 12 + 1).tolist())
 """What is tried: twelve steps while the rate rises tenfold, as many as is usual."""
 _SECONDS = 60.0  # that all steps may take, unless they would have too few samples
 _FEWEST = 4  # samples of a step
-_TIMED_STEPS = 2
+_TIMED_STEPS = 3  # the fastest counts: any may wait for what else the machine does
 _ROWS = 512  # whose features are computed
 _IMAGES_IN_TILES = 8  # that are decoded: each of them takes its time
 
@@ -85,12 +85,12 @@ def _feeding(
         with counting(console, "computing features") as report:
             features = stored_features(config, prepared, trunk, "train", report)
         loader = prepared.loader("train", config, augment=None, features=features, processes=0)
+        compile_stage(model, stage, prepared, config, fitted)
     else:
         if prepared.tiles.size is not None:
             prepared = _few_rows(prepared, config, _IMAGES_IN_TILES)
-        config = _in_time(prepared, config, model, stage)
-        fitted, loader = model, prepared.loader("train", config)
-    compile_stage(model, stage, prepared, config, fitted)
+        config, loader = _in_time(prepared, config, model, stage)
+        fitted = model
     try:
         yield fitted, loader, config.gradient_accumulation_steps
     finally:
@@ -104,22 +104,29 @@ def _few_rows(prepared: Prepared, config: RunConfig, most: int) -> Prepared:
     return replace(prepared, manifest=train.take(np.sort(drawn)))
 
 
-def _in_time(prepared: Prepared, config: RunConfig, model: keras.Model, stage: Stage) -> RunConfig:
-    """Make the steps smaller, by halves, where those of a run would take too long."""
-    size = config.effective_batch_size
-    few = _with_step(config, min(size, _FEWEST))
-    compile_stage(model, stage, prepared, few)
-    loader = prepared.loader("train", few)
-    batches = _endless(loader)
-    _step(model, batches, 1, RATES[0])  # compiles
-    started = time.perf_counter()
+def _in_time(
+    prepared: Prepared, config: RunConfig, model: keras.Model, stage: Stage
+) -> tuple[RunConfig, BatchLoader]:
+    """Compile; make the steps smaller, by halves, where those of a run would take too long."""
+    compile_stage(model, stage, prepared, config)
+    loader = prepared.loader("train", config)
+    batches, cycle = _endless(loader), config.gradient_accumulation_steps
+    _step(model, batches, cycle, RATES[0])  # builds the graph
+    times = []
     for _ in range(_TIMED_STEPS):
-        _step(model, batches, 1, RATES[0])
-    seconds = (time.perf_counter() - started) / (_TIMED_STEPS * loader.batch_size)
-    loader.close()
-    while size > _FEWEST and size * seconds * len(RATES) > _SECONDS:
+        started = time.perf_counter()
+        _step(model, batches, cycle, RATES[0])
+        times.append(time.perf_counter() - started)
+    seconds = min(times) * len(RATES)
+    whole = size = cycle * loader.batch_size
+    while size > _FEWEST and seconds * size / whole > _SECONDS:
         size = max(size // 2, _FEWEST)
-    return config if size == config.effective_batch_size else _with_step(config, size)
+    if size == whole:
+        return config, loader
+    loader.close()
+    config = _with_step(config, size)
+    compile_stage(model, stage, prepared, config)
+    return config, prepared.loader("train", config)
 
 
 def _with_step(config: RunConfig, size: int) -> RunConfig:
