@@ -34,6 +34,7 @@ RATES: tuple[float, ...] = tuple(np.geomspace(1e-6, 10.0, 7 * 12 + 1).tolist())
 """What is tried: twelve steps while the rate rises tenfold, as many as is usual."""
 _SECONDS = 60.0  # that all steps may take, unless they would have too few samples
 _FEWEST = 4  # samples of a step
+_TIMED_STEPS = 3  # the fastest counts: any may wait for what else the machine does
 _ROWS = 512  # whose features are computed
 _IMAGES_IN_TILES = 8  # that are decoded: each of them takes its time
 
@@ -111,9 +112,12 @@ def _in_time(
     loader = prepared.loader("train", config)
     batches, cycle = _endless(loader), config.gradient_accumulation_steps
     _step(model, batches, cycle, RATES[0])  # builds the graph
-    started = time.perf_counter()
-    _step(model, batches, cycle, RATES[0])
-    seconds = (time.perf_counter() - started) * len(RATES)
+    times = []
+    for _ in range(_TIMED_STEPS):
+        started = time.perf_counter()
+        _step(model, batches, cycle, RATES[0])
+        times.append(time.perf_counter() - started)
+    seconds = min(times) * len(RATES)
     whole = size = cycle * loader.batch_size
     while size > _FEWEST and seconds * size / whole > _SECONDS:
         size = max(size // 2, _FEWEST)
