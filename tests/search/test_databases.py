@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,21 +29,24 @@ BINARIES = _binaries()
 
 
 @pytest.fixture(scope="module")
-def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgresql() -> Iterator[str]:
     """URL of a real server on loopback."""
     if BINARIES is None:
         pytest.skip("PostgreSQL is not installed")
     pytest.importorskip("psycopg")
-    folder = tmp_path_factory.mktemp("postgresql")
-    # It refuses to run as root, and its user must reach the folder.
+    # It refuses to run as root, and its user may not reach the folders of pytest.
     user = "postgres" if os.geteuid() == 0 else None
-    if user is not None:
-        shutil.chown(folder, user)
-        for parent in list(folder.parents)[:2]:
-            parent.chmod(0o711)
+    with tempfile.TemporaryDirectory(prefix="foveate-postgresql-") as name:
+        folder = Path(name)
+        if user is not None:
+            shutil.chown(folder, user)
+        yield from _serve(folder, user, BINARIES)
+
+
+def _serve(folder: Path, user: str | None, binaries: Path) -> Iterator[str]:
     data, log = folder / "data", folder / "log.txt"
     subprocess.run(
-        [str(BINARIES / "initdb"), "-D", str(data), "-U", "foveate", "-A", "trust", "-N"],
+        [str(binaries / "initdb"), "-D", str(data), "-U", "foveate", "-A", "trust", "-N"],
         user=user, check=True, capture_output=True, cwd=folder,
     )  # fmt: skip
     with socket.socket() as one:
@@ -50,12 +54,12 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         port = one.getsockname()[1]
     with log.open("wb") as output:
         server = subprocess.Popen(
-            [str(BINARIES / "postgres"), "-D", str(data), "-p", str(port), "-k", "", "-F"],
+            [str(binaries / "postgres"), "-D", str(data), "-p", str(port), "-k", "", "-F"],
             user=user, stdout=output, stderr=output, cwd=folder,
         )  # fmt: skip
     try:
         for _ in range(100):
-            ready = [str(BINARIES / "pg_isready"), "-h", "127.0.0.1", "-p", str(port)]
+            ready = [str(binaries / "pg_isready"), "-h", "127.0.0.1", "-p", str(port)]
             if subprocess.run(ready, capture_output=True, check=False).returncode == 0:
                 break
             assert server.poll() is None, log.read_text()

@@ -152,7 +152,6 @@ class TestRefused:
         [
             (["--search.space.recipe.lerning_rate", "1..2"], "Did you mean"),
             (["--search.objective", "acuracy"], "Did you mean 'accuracy'"),
-            (["--search.proxy", "frozen"], "pretrained backbone"),
         ],
     )
     def test_a_mistake_leaves_nothing_behind(

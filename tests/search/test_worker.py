@@ -35,6 +35,7 @@ class TestCreate:
         [
             ({"search.objective": "acuracy"}, "Did you mean 'accuracy'"),
             ({"search.objective": "macro_f1", "search.pruning": "median"}, "told every epoch"),
+            ({"search.proxy": "frozen"}, "pretrained backbone"),
             (
                 {"search.strategy": "grid", "search.space.model.dropout": "0.1,0.2,0.3"},
                 "3 combinations|choices or a step",
