@@ -57,6 +57,12 @@ class TestCreate:
         with pytest.raises(RunError, match="holds a study named 'one'"):
             create_study(folder, folder.config(), FACTS, Space(folder.config()))
 
+    def test_a_password_is_not_shown(self, tmp_path: Path) -> None:
+        url = "postgresql://me:secret@127.0.0.1:1/nowhere"
+        with pytest.raises(RunError, match=r"127\.0\.0\.1") as caught:
+            study_folder(tmp_path / "one", search__storage=url)
+        assert "secret" not in str(caught.value)
+
     def test_a_database_that_is_not_there_is_told(self, tmp_path: Path) -> None:
         with pytest.raises(RunError, match="database that can be reached"):
             study_folder(tmp_path / "one", search__storage=f"sqlite:///{tmp_path}/no/such.db")
@@ -151,7 +157,7 @@ class TestWork:
 
     def test_where_only_the_time_is_stated_it_decides(self, tmp_path: Path) -> None:
         folder = study_folder(tmp_path / "study", search__trials="none", search__budget__time="3s")
-        folder.load().set_user_attr("deadline", time.time() + 3)
+        folder.load().set_user_attr("deadline", time.time() + 10 + 3)  # it reports for 10 s
         Worker(folder).work()
         assert len(trials(folder)) > 1
         assert all(one.state.is_finished() for one in trials(folder))

@@ -25,7 +25,7 @@ from foveate.search.narrator import Narrator, show_space
 from foveate.search.process import Child
 from foveate.search.queue import queue_more, reclaim_lost
 from foveate.search.space import Space
-from foveate.search.study import StudyFolder, create_study, open_storage
+from foveate.search.study import StudyFolder, create_study, open_storage, shown
 from foveate.search.usual import usual_space
 from foveate.search.worker import Worker
 
@@ -157,11 +157,12 @@ def _folder_of(url: str) -> StudyFolder:
         if (study := optuna.load_study(study_name=name, storage=storage)).get_trials(
             False, (TrialState.WAITING, TrialState.RUNNING)
         )
+        and "folder" in study.user_attrs  # else it is another program's
     ]
     if len(going) != 1:
         names = [study.study_name for study in going]
         raise RunError(
-            f"--join needs a database with one study that goes on, but {url!r} has "
+            f"--join needs a database with one study that goes on, but {shown(url)!r} has "
             f"{names or 'none'}. Give the study's folder instead."
         )
     folder = StudyFolder(Path(going[0].user_attrs["folder"]))
@@ -176,8 +177,8 @@ def _folder_of(url: str) -> StudyFolder:
 def _carry_out(folder: StudyFolder, console: Console, began: float, spent: float) -> StudyFolder:
     """Work on the trials with as many workers as are wanted, then say what was found."""
     config, study = folder.config(), folder.load()
-    if config.search.budget.time is not None:
-        study.set_user_attr("deadline", began + config.search.budget.time - spent)
+    seconds = config.search.budget.time
+    study.set_user_attr("deadline", None if seconds is None else began + seconds - spent)
     study.set_user_attr("began", began - spent)
     try:
         with Narrator(folder, console), _others(folder, config.search.workers - 1):

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import NullPool
 
 from foveate.config.files import load_config, to_toml
@@ -129,14 +131,23 @@ def open_storage(url: str) -> optuna.storages.RDBStorage:
             )
         except ImportError as error:
             raise MissingDependencyError(
-                f"search.storage {url!r} needs a database driver: {error.__cause__ or error}. For "
-                'PostgreSQL: pip install "psycopg[binary]"'
+                f"search.storage {shown(url)!r} needs a database driver: "
+                f'{error.__cause__ or error}. For PostgreSQL: pip install "psycopg[binary]"'
             ) from None
         except Exception as error:
             reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
             raise RunError(
-                f"search.storage must be a database that can be reached, but got {url!r}: {reason}"
+                "search.storage must be a database that can be reached, but got "
+                f"{shown(url)!r}: {reason}"
             ) from None
+
+
+def shown(url: str) -> str:
+    """Write the URL of a database without its password."""
+    try:
+        return make_url(url).render_as_string(hide_password=True)
+    except ArgumentError:
+        return url
 
 
 def create_study(folder: StudyFolder, config: RunConfig, facts: Facts, space: Space) -> None:

@@ -38,6 +38,7 @@ from foveate.search.trial import (
     with_share,
 )
 
+_REPORT_SECONDS = 10.0
 _WARM_EPOCHS = 1  # that say little yet
 _WAIT = 2.0  # seconds between two looks at the queue while others work
 
@@ -108,10 +109,17 @@ class Worker:
 
     def _has_time(self, study: optuna.Study) -> bool:
         """Whether another trial is worth to begin: half of them took no longer than is left."""
-        if self._deadline is None:
-            return True
+        end = self._end(study)
         usual = statistics.median(seconds_of(study, (TrialState.COMPLETE,)) or [0.0])
-        return time.time() + usual < self._deadline
+        return end is None or time.time() + usual < end
+
+    def _end(self, study: optuna.Study) -> float | None:
+        """Moment at which the last trial must be over: the report follows, perhaps a last run."""
+        if self._deadline is None:
+            return None
+        slowest = max(seconds_of(study, (TrialState.COMPLETE,)), default=0.0)
+        last_run = slowest / self._config.search.repeats if self._config.search.retrain else 0.0
+        return self._deadline - _REPORT_SECONDS - last_run
 
     def _take(self, study: optuna.Study) -> None:
         taken: list[int] = []
@@ -182,7 +190,7 @@ class Worker:
         limits = Limits(
             memory_share(self._config),
             longest(study, self._config.search),
-            self._deadline,
+            self._end(study),
             self._stopping,
         )
         config = with_share(self._space.config(values))
