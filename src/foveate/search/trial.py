@@ -116,10 +116,10 @@ class TrialRuns:
         try:
             while child.is_running(_LOOK_EVERY):
                 self._limits.require_within(child)
-                if epochs is not None:
-                    epochs.tell()
+                if epochs is not None and epochs.tell():
+                    raise optuna.TrialPruned(epochs.reason)
             if epochs is not None:
-                epochs.tell()
+                epochs.tell()  # it has come to its end: too late to end it
             return child.outcome()
         except KeyboardInterrupt:
             child.stop()
@@ -184,21 +184,24 @@ class Epochs:
         self._trial, self._run, self._key = trial, run, f"val_{objective}"
         self._told = 0
 
-    def tell(self) -> None:
+    def tell(self) -> bool:
         """Report the epochs that have ended since.
 
-        Raises:
-            optuna.TrialPruned: The pruner says so.
+        Returns:
+            Whether the trial is behind the others, so that it is not worth to go on.
         """
         epochs = self._run.history()
         for number, epoch in enumerate(epochs[self._told :], self._told + 1):
             value = epoch.get(self._key)
             if value is not None and "image_size" not in epoch:  # smaller ones do not compare
                 self._trial.report(value, number)
-        if len(epochs) > self._told:
-            self._told = len(epochs)
-            if self._trial.should_prune():
-                raise optuna.TrialPruned(f"behind the others after epoch {self._told}")
+        is_new, self._told = len(epochs) > self._told, len(epochs)
+        return is_new and self._trial.should_prune()
+
+    @property
+    def reason(self) -> str:
+        """Why a trial was ended."""
+        return f"behind the others after epoch {self._told}"
 
 
 def first_run(folder: Path) -> Path:
