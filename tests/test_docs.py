@@ -42,7 +42,7 @@ def desk(digit_folders: Path, digit_table: Path, mask_folders: Path, tmp_path: P
     ).write_csv(tmp_path / "patients.csv")
     (tmp_path / "search.toml").write_text(
         'data.image_size = 16\nmodel.backbone = "simple_cnn"\nrecipe.epochs = 1\n'
-        'search.trials = 1\nsearch.space."model.dropout" = "0..0.5"\n'
+        "search.trials = 1\n"
     )
     return tmp_path
 

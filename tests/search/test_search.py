@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 import pytest
 from rich.console import Console
+from studies import FACTS
 
 from foveate import cli
 from foveate.config.files import load_config
@@ -160,8 +161,10 @@ class TestRefused:
         told: str,
         digit_folders: Path,
         tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
+        monkeypatch.setattr("foveate.search.search.look", lambda folder: FACTS)  # is known
         arguments = [
             "search", str(digit_folders), "--out", str(tmp_path / "study"),
             "--model.backbone", "simple_cnn", "--data.image_size", "16", *flags,
@@ -178,6 +181,7 @@ class TestRefused:
         capsys: pytest.CaptureFixture[str],
     ) -> None:
         monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr("foveate.search.search.look", lambda folder: FACTS)
         arguments = ["search", str(digit_folders), "--dry-run", "--data.image_size", "16"]
         assert cli.run([*arguments, "--model.backbone", "simple_cnn"]) == 0
         shown = capsys.readouterr().out

