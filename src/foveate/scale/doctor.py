@@ -55,7 +55,8 @@ def examine(console: Console) -> int:
         missing |= version is None
         table.add_row(name, version or "missing", "" if version else f"pip install {name}")
     with ThreadPoolExecutor() as pool:  # each takes seconds to start
-        for name, answer in zip(runtime.BACKENDS, pool.map(_backend, runtime.BACKENDS)):
+        answers = pool.map(_backend, runtime.BACKENDS)
+        for name, answer in zip(runtime.BACKENDS, answers, strict=True):
             table.add_row(f"backend {name}", *map(escape, answer))
     for name, command in _OPTIONAL.items():
         version = _version(name)
