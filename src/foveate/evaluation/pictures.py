@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foveate.config.settings import RunConfig
+from foveate.data.loader import BatchLoader
 from foveate.data.manifest import Manifest
 from foveate.evaluation.predict import Predictor
 from foveate.tasks.base import IGNORED
@@ -39,17 +41,25 @@ def write_pictures(
         return []
     folder.mkdir(parents=True)
     paths: list[Path] = []
-    loader = predictor.loader(manifest, config)
+    draw = _with_overlays if predictor.task.per_pixel else _alone
+    for picture in draw(predictor, predictor.loader(manifest, config)):
+        path = folder / f"{len(paths):02d}.jpg"
+        path.write_bytes(cv2.imencode(".jpg", picture[..., ::-1])[1].tobytes())
+        paths.append(path)
+    return paths
+
+
+def _alone(predictor: Predictor, loader: BatchLoader) -> Iterator[NDArray[np.uint8]]:
+    """Images whose labels are known; the model, compiled for other batches, need not run."""
+    for images in predictor.images(loader):
+        yield from map(_shrink, images)
+
+
+def _with_overlays(predictor: Predictor, loader: BatchLoader) -> Iterator[NDArray[np.uint8]]:
     for judged in predictor.stream(loader):
         for place, image in enumerate(judged.images):
-            picture = _shrink(image)
-            if predictor.task.per_pixel:
-                overlays = judged.targets[place], judged.logits[place].argmax(-1).astype(np.uint8)
-                picture = np.hstack([picture, *(_shrink(overlay(image, ids)) for ids in overlays)])
-            path = folder / f"{len(paths):02d}.jpg"
-            path.write_bytes(cv2.imencode(".jpg", picture[..., ::-1])[1].tobytes())
-            paths.append(path)
-    return paths
+            ids = judged.targets[place], judged.logits[place].argmax(-1).astype(np.uint8)
+            yield np.hstack([_shrink(image), *(_shrink(overlay(image, one)) for one in ids)])
 
 
 def overlay(image: NDArray[np.uint8], ids: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -146,6 +146,22 @@ class Predictor:
         finally:
             loader.close()
 
+    def images(self, loader: BatchLoader) -> Iterator[NDArray[np.uint8]]:
+        """Read the rows of a loader alone, without those that cannot be read.
+
+        Args:
+            loader: One of `loader`'s.
+
+        Yields:
+            Images of a batch, (B, H, W, 3) uint8.
+        """
+        try:
+            for index, (inputs, *_) in enumerate(loader):
+                rows = loader.rows_at(index)
+                yield inputs["images"][: len(rows)][~loader.skipped(rows)]
+        finally:
+            loader.close()
+
     def tile_rows(
         self, manifest: Manifest, config: RunConfig, unreadable: str = "fail"
     ) -> Manifest:
