@@ -24,7 +24,6 @@ FACTS = Facts(
     num_validation=10,
     has_metadata=False,
     is_tuned=False,
-    backend="tensorflow",
     image_size=(224, 224),
 )
 AT_ONCE = "0.1s"  # no process has even imported Keras by then: such a trial times out

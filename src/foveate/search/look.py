@@ -25,7 +25,6 @@ class Facts:
         num_validation: Samples of the validation split.
         has_metadata: Whether there is more than images.
         is_tuned: Whether a pretrained backbone is fine-tuned.
-        backend: Keras backend.
         image_size: (height, width) the model sees, in pixels.
         learning_rate: What the range test suggests; None where it was not made.
     """
@@ -36,7 +35,6 @@ class Facts:
     num_validation: int
     has_metadata: bool
     is_tuned: bool
-    backend: str
     image_size: tuple[int, int]
     learning_rate: float | None = None
 
@@ -54,7 +52,6 @@ def facts_of(prepared: Prepared, config: RunConfig) -> Facts:
         prepared: What a run on the data would work with.
         config: The settings.
     """
-    import keras
     import numpy as np
 
     from foveate.training.rate_finder import find_rate
@@ -79,7 +76,6 @@ def facts_of(prepared: Prepared, config: RunConfig) -> Facts:
         num_validation=prepared.num_judged("validation"),
         has_metadata=prepared.schema is not None,
         is_tuned=any(stage.name == "fine_tune" for stage in plan_stages(config)),
-        backend=keras.backend.backend(),
         image_size=prepared.image_size,
         learning_rate=rate,
     )
