@@ -84,8 +84,8 @@ class RecipeConfig(Section):
     augmentation. When not set, what pays and fits the disk."""
     image_sizes: PositiveInt | None = None
     """Image sizes that the fine_tune stage, or training from scratch, goes through: from about
-    half to the full one, with augmentation that grows with them; 1 is the full size alone. When
-    not set, what a plan has found to pay, else 1."""
+    half to the full one, with augmentation that grows with them; 1, when not set, is the full
+    size alone. A plan says where more would be faster."""
     gradient_accumulation_steps: PositiveInt | None = None
     """Batches whose gradients are averaged into one step; when not set, what the effective batch
     size needs, else 1."""

@@ -12,11 +12,11 @@ from foveate.planning.reckon import (
     KEPT_FREE,
     LOADING_LIMITS,
     batch_seconds,
-    epochs_at_full_size,
     features_seconds,
     nearest_try,
     on_features,
     peak_bytes,
+    sizes_that_pay,
 )
 from foveate.planning.resizing import image_sizes
 from foveate.planning.sizes import batch_sizes
@@ -89,7 +89,7 @@ def justify(
              "derived", f"checkpoints and model, {size_text(measured.feature_bytes)} of features"),
     ]  # fmt: skip
     for name, count in measured.stages:
-        lines += _stage_lines(plan, config, measured, name, count)
+        lines += _stage_lines(plan, config, measured, ram, name, count)
     total = (
         f"{time_text(plan.total_seconds)} ± {plan.error:.0%}"
         if plan.total_seconds is not None
@@ -117,7 +117,12 @@ def _precision_line(plan: Plan, config: RunConfig, gain: float | None) -> Line:
 
 
 def _stage_lines(
-    plan: Plan, config: RunConfig, measured: Measurement, name: str, count: int | None
+    plan: Plan,
+    config: RunConfig,
+    measured: Measurement,
+    ram: int,
+    name: str,
+    count: int | None,
 ) -> list[Line]:
     seconds = batch_seconds(measured, name, plan.batch_size)
     lines = [
@@ -129,7 +134,7 @@ def _stage_lines(
              "recipe and budget.time"),
     ]  # fmt: skip
     if name == measured.stages[-1][0] != "frozen":
-        lines.append(_sizes_line(plan, config, measured, name, count))
+        lines.append(_sizes_line(plan, config, measured, ram, name))
     if not on_features(measured, name):
         return lines
     forward = nearest_try(measured, plan.batch_size).forward_seconds
@@ -143,21 +148,17 @@ def _stage_lines(
     ]  # fmt: skip
 
 
-def _sizes_line(
-    plan: Plan, config: RunConfig, measured: Measurement, name: str, count: int | None
-) -> Line:
+def _sizes_line(plan: Plan, config: RunConfig, measured: Measurement, ram: int, name: str) -> Line:
+    """Say at which image sizes a stage trains, or what smaller ones would bring."""
     sizes = image_sizes(plan.image_size, plan.image_sizes)
-    another = nearest_try(measured, plan.batch_size).size_seconds
-    if measured.image_sizes == 1:
-        reason = "recipe.image_sizes, or no smaller ones go with data, model and recipe"
-    elif plan.image_sizes == 1:
-        reason = f"smaller ones would hardly be faster: {time_text(another)} to compile each"
-    else:
-        epochs = count or 10 * plan.image_sizes
-        share = epochs_at_full_size(measured, plan.batch_size, epochs, plan.image_sizes) / epochs
-        reason = (
-            f"{share:.0%} of the time for as many epochs; {time_text(another)} to compile each"
-        )
+    most, share = sizes_that_pay(
+        measured, plan.batch_size, config.loader.repeat, ram * (1 - KEPT_FREE), config.budget.time
+    )
+    reason = "recipe.image_sizes; smaller ones first would hardly be faster"
+    if config.recipe.image_sizes is not None:
+        reason = "recipe.image_sizes"
+    elif most > 1:
+        reason = f"recipe.image_sizes = {most} would take about {share:.0%} of the time"
     return Line(
         f"{name}, image sizes",
         ", ".join(f"{height}x{width}" for height, width in sizes),

@@ -154,8 +154,8 @@ def epochs_at_full_size(measured: Measurement, batch_size: int, epochs: int, siz
 
 def sizes_that_pay(
     measured: Measurement, batch_size: int, repeat: int, limit: float, seconds: float | None
-) -> int:
-    """Choose the number of image sizes with which the last stage is fastest.
+) -> tuple[int, float]:
+    """Find the number of image sizes with which the last stage is fastest.
 
     Args:
         measured: What the machine does.
@@ -165,7 +165,8 @@ def sizes_that_pay(
         seconds: What the run may take, where that decides the number of epochs.
 
     Returns:
-        The number; 1 where more would gain no more than noise, as each has to be compiled.
+        The number, 1 where more would gain no more than noise, as each has to be compiled; and
+        the share of the time with one size that the stage then takes.
     """
     name, count = measured.stages[-1]
     epoch = epoch_seconds(measured, batch_size, repeat)[name]
@@ -182,7 +183,7 @@ def sizes_that_pay(
         if peak_bytes(measured, batch_size, sizes) <= limit
     ]
     best = min(possible, key=taken, default=1)
-    return best if taken(1) > _WORTH_IT * taken(best) else 1
+    return (best, taken(best) / taken(1)) if taken(1) > _WORTH_IT * taken(best) else (1, 1.0)
 
 
 def _epochs_in(seconds: float, measured: Measurement, batch_size: int, repeat: int) -> int:

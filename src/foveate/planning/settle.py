@@ -20,7 +20,6 @@ from foveate.planning.reckon import (
     nearest_try,
     peak_bytes,
     precision_gain,
-    sizes_that_pay,
     time_error,
     total_seconds,
 )
@@ -54,8 +53,8 @@ def settle(
     sizes = batch_sizes(config)
     if len(measured.tries) == 1:  # of others nothing is known
         sizes = [size for size in sizes if size <= measured.tries[0].batch_size]
-    limit, num_sizes = ram * (1 - KEPT_FREE), config.recipe.image_sizes
-    fitting = [s for s in sizes if peak_bytes(measured, s, num_sizes or 1) <= limit]
+    limit, num_sizes = ram * (1 - KEPT_FREE), config.recipe.image_sizes or 1
+    fitting = [s for s in sizes if peak_bytes(measured, s, num_sizes) <= limit]
     device_limit = config.budget.gpu_memory
     if device_limit is not None and measured.devices == ["cpu"]:
         raise ConfigError(
@@ -71,9 +70,6 @@ def settle(
     batch_size = min(fitting, key=lambda size: (_cost(measured, size), -size))
     nearest, repeat = nearest_try(measured, batch_size), config.loader.repeat
     epochs = epoch_seconds(measured, batch_size, repeat)
-    num_sizes = num_sizes or sizes_that_pay(
-        measured, batch_size, repeat, limit, config.budget.time
-    )
     slowest = max(measured.stages, key=lambda stage: epochs[stage[0]] * (stage[1] or 1))[0]
     waits = nearest.wait_shares[slowest]
     plan = Plan(

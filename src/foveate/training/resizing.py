@@ -39,7 +39,7 @@ def settle_sizes(config: RunConfig, prepared: Prepared, model: keras.Model) -> R
         model: The model of the run.
 
     Returns:
-        Settings in which `recipe.image_sizes` is a number; 1 where nothing was stated or planned.
+        Settings in which `recipe.image_sizes` is a number; 1 where nothing was stated.
 
     Raises:
         ConfigError: What is stated does not go with data, model or other settings.
@@ -53,7 +53,7 @@ def settle_sizes(config: RunConfig, prepared: Prepared, model: keras.Model) -> R
 
 
 def most_sizes(config: RunConfig, prepared: Prepared, model: keras.Model) -> int:
-    """Say how many image sizes a plan may choose; a stated number is kept or refused."""
+    """Say how many image sizes a plan may weigh; a stated number is kept or refused."""
     if config.recipe.image_sizes is not None:
         settle_sizes(config, prepared, model)
         return config.recipe.image_sizes
