@@ -60,8 +60,8 @@ def choose_backend(wanted: str = "auto") -> str:
     return wanted
 
 
-def prepare(wanted: str = "auto") -> str:
-    """Make the backend ready; call it before anything imports Keras.
+def load(wanted: str = "auto") -> str:
+    """Import the backend and Keras, without asking for a device: the process may be forked.
 
     Args:
         wanted: As for `choose_backend`.
@@ -72,6 +72,21 @@ def prepare(wanted: str = "auto") -> str:
     backend = choose_backend(wanted)
     os.environ["KERAS_BACKEND"] = backend
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    with _native_messages_muted():
+        import keras  # noqa: F401
+    return backend
+
+
+def prepare(wanted: str = "auto") -> str:
+    """Make the backend ready; call it before anything imports Keras.
+
+    Args:
+        wanted: As for `choose_backend`.
+
+    Returns:
+        The backend in use.
+    """
+    backend = load(wanted)
     if backend == "tensorflow":
         with _native_messages_muted():
             import tensorflow as tf

@@ -71,7 +71,7 @@ def _retrain(folder: StudyFolder, config: RunConfig) -> str:
         Run(place).discard()  # other settings were the best then
     place.mkdir(exist_ok=True)
     write_atomically(before, text)
-    found = Child(["foveate.search.child", "retrain"], place).wait()
+    found = Child("retrain", place).wait()
     where = f"its run is {place / 'run'}"
     if "scores" not in found:
         return f"The best settings were trained on all samples; there is no test split; {where}."

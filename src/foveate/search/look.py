@@ -92,6 +92,6 @@ def look(folder: Path) -> Facts:
         RuntimeError: The process was killed.
     """
     try:
-        return Facts.from_dict(Child(["foveate.search.child", "look"], folder).wait())
+        return Facts.from_dict(Child("look", folder).wait())
     finally:
         (folder / "outcome.json").unlink(missing_ok=True)

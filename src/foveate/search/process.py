@@ -9,13 +9,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from foveate import errors
+from foveate.search.nursery import Nursery
 
 _PATIENCE = 60.0  # seconds that a process has to store what it has done, before it is killed
 
@@ -26,21 +26,30 @@ class Child:
     It ends when the process that started it does.
 
     Args:
-        arguments: After ``python -m``; the folder is added to them.
+        verb: What `foveate.search.child` is to do.
         folder: Gets ``log.txt``, with what it prints, and ``outcome.json``, with what it finds.
+        nursery: Starts it; without one, Python is started anew.
+
+    Raises:
+        RuntimeError: The nursery cannot start it.
     """
 
-    def __init__(self, arguments: Sequence[str], folder: Path) -> None:
+    def __init__(self, verb: str, folder: Path, nursery: Nursery | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._folder = folder
+        self._folder, self._nursery = folder, nursery
         self._outcome_path.unlink(missing_ok=True)
+        arguments = [verb, str(folder)]
         with self.log_path.open("ab") as log:
-            self._process = psutil.Popen(
-                [sys.executable, "-m", *arguments, str(folder)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C is for who waits: it decides what to do
+            self._process = (
+                nursery.start(arguments, self.log_path)
+                if nursery is not None
+                else psutil.Popen(
+                    [sys.executable, "-m", "foveate.search.child", *arguments],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,  # Ctrl-C is for who waits: it decides what to do
+                )
             )
         self.started = time.monotonic()
 
@@ -118,8 +127,14 @@ class Child:
         except psutil.Error:
             return []
 
+    def _code(self) -> int | None:
+        if self._nursery is not None:
+            return self._nursery.code()
+        code: int | None = self._process.returncode
+        return code
+
     def _end(self) -> str:
-        code = self._process.returncode
+        code = self._code()
         if code is not None and code < 0:
             return f"killed by signal {-code}" + (
                 ", perhaps because memory ran out" if code == -9 else ""

@@ -208,10 +208,7 @@ def _spent(study: optuna.Study) -> float:
 @contextmanager
 def _others(folder: StudyFolder, count: int) -> Iterator[None]:
     """Have further workers, which end when the queue is empty, or with this process."""
-    workers = [
-        Child(["foveate.search.child", "work"], folder.path / "workers" / str(number + 1))
-        for number in range(count)
-    ]
+    workers = [Child("work", folder.path / "workers" / str(number + 1)) for number in range(count)]
     try:
         yield
         for worker in workers:

@@ -22,6 +22,7 @@ from foveate.errors import BudgetError
 from foveate.planning.plan import size_text
 from foveate.runs import Run
 from foveate.search.look import Facts
+from foveate.search.nursery import Nursery
 from foveate.search.process import Child
 from foveate.search.proxy import is_among_best, proxy_settings, save_share, standing
 
@@ -41,6 +42,7 @@ class TrialRuns:
         folder: Where their folders go.
         facts: What data and model are like.
         limits: What ends a run.
+        nursery: Starts the runs; without one, each starts Python anew.
     """
 
     def __init__(
@@ -50,9 +52,11 @@ class TrialRuns:
         folder: Path,
         facts: Facts,
         limits: Limits,
+        nursery: Nursery | None = None,
     ) -> None:
         self._trial, self._config, self._folder = trial, config, folder
         self._facts, self._limits = facts, limits
+        self._nursery = nursery
         self._objective = str(trial.study.user_attrs["objective"])
 
     def value(self) -> float:
@@ -112,7 +116,7 @@ class TrialRuns:
         config = config.model_copy(update={"search": SearchConfig()})
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / "config.toml", to_toml(config))
-        child = Child(["foveate.search.child", "train"], folder)
+        child = Child("train", folder, self._nursery)
         try:
             while child.is_running(_LOOK_EVERY):
                 self._limits.require_within(child)

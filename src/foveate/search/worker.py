@@ -7,7 +7,7 @@ import statistics
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from optuna.trial import TrialState
 from foveate.config.search import RangeConfig, SearchConfig
 from foveate.errors import BudgetError, ConfigError, FoveateError, MissingDependencyError
 from foveate.search.look import Facts
+from foveate.search.nursery import Nursery
 from foveate.search.queue import (
     has_outcome,
     original_number,
@@ -67,6 +68,11 @@ class Worker:
         search = self._config.search
         self._pruner = _pruner(choose_pruning(search, about["objective"], self._facts))
         self._stopping = threading.Event()
+        self._nursery = Nursery(
+            self._config.runtime.backend,
+            with_share(self._config).budget.cpus,
+            folder.path / "log.txt",
+        )
 
     def work(self) -> None:
         """Take trials until the queue is empty and nobody works on one, or the time is up.
@@ -74,7 +80,7 @@ class Worker:
         Raises:
             KeyboardInterrupt: This process was asked to stop; its trial is queued again.
         """
-        with _asked_to_stop(self._stopping):
+        with _asked_to_stop(self._stopping), closing(self._nursery):
             while True:
                 study = self._load()
                 reclaim(study)
@@ -194,7 +200,16 @@ class Worker:
             self._stopping,
         )
         config = with_share(self._space.config(values))
-        return TrialRuns(trial, config, folder, self._facts, limits)
+        nursery = self._nursery if self._is_nursery_worth_it(study) else None
+        return TrialRuns(trial, config, folder, self._facts, limits, nursery)
+
+    def _is_nursery_worth_it(self, study: optuna.Study) -> bool:
+        """Whether trials go on to their ends, all on one backend."""
+        return (
+            Nursery.is_possible()
+            and "runtime.backend" not in self._space.ranges
+            and bool(study.get_trials(False, (TrialState.COMPLETE,)))
+        )
 
 
 def _sampler(config: SearchConfig, seed: int) -> optuna.samplers.BaseSampler:

@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from numpy.typing import NDArray
 
 from foveate.config.recipe import ScheduleConfig, StoppingConfig
 from foveate.data.loader import BatchLoader
@@ -116,6 +117,9 @@ class LearningRate(keras.callbacks.Callback):
 class BestEpoch(keras.callbacks.Callback):
     """Keeps the weights of the best epoch of all stages, and stops a stage that stands still.
 
+    Where a small part of the model is fitted, its weights wait in memory until a checkpoint says
+    that they are the best: to write the whole model takes longer than an epoch on stored features.
+
     Args:
         config: What to watch and how patiently.
         path: Where the best weights go.
@@ -129,6 +133,7 @@ class BestEpoch(keras.callbacks.Callback):
         self._config, self._path = config, path
         self.value: float | None = None
         self._waited = 0
+        self._held: dict[int, NDArray[Any]] = {}
 
     def watch(self, model: keras.Model, is_full_size: bool) -> None:
         """Say what is trained.
@@ -145,7 +150,8 @@ class BestEpoch(keras.callbacks.Callback):
         self._waited = 0
 
     def get_state(self) -> dict[str, Any]:
-        """Give the best value and the patience so far, as JSON values."""
+        """Give the best value and the patience so far, as JSON values; its weights are written."""
+        self.write()
         return {"value": self.value, "waited": self._waited}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
@@ -157,15 +163,28 @@ class BestEpoch(keras.callbacks.Callback):
         value = monitored(logs or {}, self._config.monitor)
         if not self._compares:
             if self.value is None:
-                save_weights(self._kept, self._path)
+                self._keep()
             return
         if self.value is None or better(value, self.value, self._config.monitor):
-            save_weights(self._kept, self._path)
+            self._keep()
             self.value, self._waited = value, 0
             return
         self._waited += 1
         if self._config.patience and self._waited >= self._config.patience:
             self.model.stop_training = True
+
+    def write(self) -> None:
+        """Write the weights of the best epoch, if they wait."""
+        if self._held:
+            save_weights(self._kept, self._path, self._held)
+            self._held = {}
+
+    def _keep(self) -> None:
+        if self.model is self._kept:
+            save_weights(self._kept, self._path)
+            return
+        fitted = self.model.weights
+        self._held = {id(one): np.array(keras.ops.convert_to_numpy(one)) for one in fitted}
 
 
 class TimeKeeper(keras.callbacks.Callback):

@@ -127,7 +127,9 @@ def save_checkpoint(
     return path
 
 
-def save_weights(model: keras.Model, path: Path) -> None:
+def save_weights(
+    model: keras.Model, path: Path, held: Mapping[int, NDArray[Any]] | None = None
+) -> None:
     """Write the weights of a model alone, so that the path never holds a torn file.
 
     Keras' own format takes ten times as long, which an epoch on stored features does not.
@@ -135,12 +137,16 @@ def save_weights(model: keras.Model, path: Path) -> None:
     Args:
         model: Whose weights; those of its optimizer are left out.
         path: A path that ends in ``.npz``; its folder exists.
+        held: Values that take the place of what some weights are now, by `id` of the weight.
 
     Raises:
         RunError: The disk is full.
     """
+    held = held or {}
     arrays = {
-        f"{index:05d}": keras.ops.convert_to_numpy(weight)
+        f"{index:05d}": held[id(weight)]
+        if id(weight) in held
+        else keras.ops.convert_to_numpy(weight)
         for index, weight in enumerate(model.weights)
     }
     _write(path, arrays)

@@ -203,6 +203,7 @@ def run_stages(work: Work, checkpoint: Checkpoint | None = None) -> None:
                 run_stage(part, index, stages, best, feed, checkpoint)
             checkpoint = None
     finally:
+        best.write()
         for loader in images.loaders.values():
             loader.close()
 
