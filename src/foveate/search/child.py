@@ -1,8 +1,9 @@
 """What the processes of a search do: look at the data, train and judge a run, or take trials.
 
-``python -m foveate.search.child look STUDY``, ``… train STUDY/trials/TRIAL/RUN``,
+``python -m foveate.search.child PARENT look STUDY``, ``… train STUDY/trials/TRIAL/RUN``,
 ``… retrain STUDY/retrained`` and ``… work STUDY/workers/NUMBER``; `foveate.search.process` starts
-them. The outcome, or the reason why there is none, goes to ``outcome.json`` in the folder.
+them. PARENT is the number of the process with which they end. The outcome, or the reason why there
+is none, goes to ``outcome.json`` in the folder.
 """
 
 from __future__ import annotations
@@ -32,17 +33,18 @@ from foveate.search.process import end_with_parent
 _INTERRUPTED = 130
 
 
-def main(verb: str, folder: Path) -> int:
+def main(parent: int, verb: str, folder: Path) -> int:
     """Do the work and write its outcome.
 
     Args:
+        parent: Number of the process that started this one, which ends with it.
         verb: ``look``, ``train``, ``retrain`` or ``work``.
         folder: Where the outcome goes.
 
     Returns:
         The exit code.
     """
-    end_with_parent()
+    end_with_parent(parent)
     work = {"look": _look, "train": _train, "retrain": _retrain, "work": _work}[verb]
     try:
         outcome = work(folder)
@@ -173,4 +175,4 @@ def _take_over(run: Run) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], Path(sys.argv[2])))
+    sys.exit(main(int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])))

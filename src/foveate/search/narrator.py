@@ -71,18 +71,19 @@ class Narrator:
             how, why = trial.user_attrs["outcome"], trial.user_attrs["reason"]
             return f"{name}: {how}, {seconds}: {why}"
         earlier = [one for one in trials if one.number in self._told and one is not trial]
-        is_best = self._is_best(trial, earlier) and len(self._told) > 1
         settings = ", ".join(
             f"{key}={value_text(value)}" for key, value in trial.user_attrs["settings"].items()
         )
         objective = self._study.user_attrs["objective"]
-        best = ", the best so far" if is_best else ""
+        best = ", the best so far" if self._is_best(trial, earlier) else ""
         return f"{name}: {objective} {trial.value:.4f}{best}, {seconds}; {settings}"
 
     def _is_best(self, trial: FrozenTrial, others: list[FrozenTrial]) -> bool:
+        """Whether it beats all others that have a value, of which there is one at least."""
         values = [one.value for one in others if one.state == TrialState.COMPLETE]
         sign = 1 if self._study.direction == optuna.study.StudyDirection.MAXIMIZE else -1
-        return all(sign * (trial.value or 0.0) > sign * (value or 0.0) for value in values)
+        better = [sign * (trial.value or 0.0) > sign * (value or 0.0) for value in values]
+        return bool(better) and all(better)
 
     def _summary(self) -> str:
         trials = self._study.get_trials(deepcopy=False)

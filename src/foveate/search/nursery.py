@@ -4,21 +4,22 @@ To import TensorFlow takes seconds, of a trial on stored features nearly half. N
 computed in it, and no accelerator was asked, so that what is forked is as good as new. A trial
 still is a process of its own: it can crash, or be killed, and hurts no other.
 
-``python -m foveate.search.nursery BACKEND CPUS`` reads requests, a JSON list of arguments each,
-and answers with the number of the process, then with its exit code. It ends when nobody asks any
-more.
+``python -m foveate.search.nursery BACKEND CPUS FD`` gets requests through a connection, and
+answers each with the number of the process, then with its exit code. It ends when nobody is at the
+other side any more.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
-import json
 import os
-import select
 import subprocess
 import sys
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
@@ -37,7 +38,7 @@ class Nursery:
     def __init__(self, backend: str, cpus: int | None, log_path: Path) -> None:
         self._arguments = [backend, str(cpus or 0)]
         self._log_path = log_path
-        self._process: subprocess.Popen[str] | None = None
+        self._server: _Server | None = None
         self._owes_code = False
 
     @staticmethod
@@ -45,11 +46,12 @@ class Nursery:
         """Whether this system can fork processes that have native libraries loaded."""
         return sys.platform == "linux"
 
-    def start(self, arguments: list[str], log_path: Path) -> psutil.Process:
+    def start(self, verb: str, folder: Path, log_path: Path) -> psutil.Process:
         """Start `foveate.search.child`; the one before has ended.
 
         Args:
-            arguments: Its verb and its folder.
+            verb: What it is to do.
+            folder: Where.
             log_path: Gets what it prints.
 
         Raises:
@@ -57,12 +59,11 @@ class Nursery:
         """
         if self._owes_code:
             self.code()
-        if self._process is None or self._process.poll() is not None:
-            self._process = self._begin()
-        assert self._process.stdin is not None  # noqa: S101  it is a pipe
+        if self._server is None or self._server.process.poll() is not None:
+            self.close()
+            self._server = self._begin()
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(json.dumps([*arguments, str(log_path)]) + "\n")
-            self._process.stdin.flush()
+            self._server.connection.send((verb, str(folder), str(log_path)))
         number = self._answer()
         if number is None:
             raise RuntimeError(
@@ -81,34 +82,48 @@ class Nursery:
 
     def close(self) -> None:
         """End it, and what it has forked."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.communicate()
-            self._process = None
+        if self._server is not None:
+            self._server.process.kill()
+            self._server.process.wait()
+            self._server.connection.close()
+            self._server = None
 
-    def _begin(self) -> subprocess.Popen[str]:
-        with self._log_path.open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", "foveate.search.nursery", *self._arguments],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
+    def _begin(self) -> _Server:
+        ours, its = Pipe()
+        arguments = [*self._arguments, str(its.fileno())]
+        with self._log_path.open("ab") as log, its:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "foveate.search.nursery", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                pass_fds=[its.fileno()],
                 start_new_session=True,  # Ctrl-C is for who waits
             )
+        return _Server(process, ours)
 
     def _answer(self) -> int | None:
-        assert self._process is not None  # noqa: S101  it was asked something
-        assert self._process.stdout is not None  # noqa: S101  it is a pipe
-        line = self._process.stdout.readline()
-        return int(line) if line else None
+        if self._server is not None:
+            with contextlib.suppress(EOFError, ConnectionResetError):
+                return int(self._server.connection.recv())
+        return None
 
 
-def serve(backend: str, cpus: int) -> list[str] | None:
+class _Server(NamedTuple):
+    process: subprocess.Popen[bytes]
+    connection: Connection
+
+
+def serve(backend: str, cpus: int, connection: Connection) -> tuple[str, Path] | None:
     """Fork a process for each request.
 
+    Args:
+        backend: Of Keras.
+        cpus: As many may be used; 0 for all.
+        connection: Where the requests come from.
+
     Returns:
-        In what was forked, the arguments it shall work on; None in this process, at its end.
+        In what was forked, what it is to do and where; None in this process, at its end.
     """
     from foveate import machine
     from foveate.scale import runtime
@@ -123,48 +138,55 @@ def serve(backend: str, cpus: int) -> list[str] | None:
     import foveate.training.recipe  # noqa: F401
 
     gc.freeze()  # so that collecting does not copy what is shared
-    for request in iter(sys.stdin.readline, ""):
-        *arguments, log_path = json.loads(request)
-        process = os.fork()
-        if process == 0:
-            _settle_in(Path(log_path))
-            return list(arguments)
-        _tell(process)
-        _tell(_code_of(process))
+    with contextlib.suppress(EOFError, ConnectionError):
+        while True:
+            verb, folder, log_path = connection.recv()
+            forked = os.fork()
+            if forked == 0:
+                connection.close()
+                _settle_in(Path(log_path))
+                return verb, Path(folder)
+            connection.send(forked)
+            connection.send(_code_of(forked, connection))
     return None
 
 
 def _settle_in(log_path: Path) -> None:
-    """Become a process that has nothing to do with the one it was forked from."""
+    """Become the head of a session, that prints to a file."""
     os.setsid()
-    nothing, log = os.open(os.devnull, os.O_RDONLY), os.open(log_path, os.O_WRONLY | os.O_APPEND)
-    for source, target in ((nothing, 0), (log, 1), (log, 2)):
-        os.dup2(source, target)
-    os.close(nothing)
-    os.close(log)
+    with log_path.open("ab") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
 
 
-def _code_of(process: int) -> int:
-    """Wait for an end, a signal's number being negative; end too when who asked has ended."""
+def _code_of(process: int, connection: Connection) -> int:
+    """Wait for the end of a process.
+
+    Returns:
+        Its exit code, or the number of a signal, negative.
+
+    Raises:
+        EOFError: Who asked for it is gone: nothing else comes through the connection meanwhile.
+    """
     while True:
-        found, status = os.waitpid(process, os.WNOHANG)
-        if found:
+        ended, status = os.waitpid(process, os.WNOHANG)
+        if ended:
             return os.waitstatus_to_exitcode(status)
-        if select.select([sys.stdin], [], [], _LOOK_EVERY)[
-            0
-        ]:  # nothing is asked now: it is closed
-            sys.exit()
+        if connection.poll(_LOOK_EVERY):
+            raise EOFError
 
 
-def _tell(number: int) -> None:
-    sys.stdout.write(f"{number}\n")
-    sys.stdout.flush()
+def _main(backend: str, cpus: str, descriptor: str) -> int:
+    nursery = os.getpid()
+    task = serve(backend, int(cpus), Connection(int(descriptor)))
+    if task is None:
+        return 0
+    from foveate.search import child
+
+    verb, folder = task
+    sys.argv[1:] = [str(nursery), verb, str(folder)]  # with which it may start itself anew
+    return child.main(nursery, verb, folder)
 
 
 if __name__ == "__main__":
-    forked_for = serve(sys.argv[1], int(sys.argv[2]))
-    if forked_for is not None:
-        from foveate.search.child import main
-
-        sys.argv[1:] = forked_for  # with which a run that needs new memory starts itself anew
-        sys.exit(main(forked_for[0], Path(forked_for[1])))
+    sys.exit(_main(*sys.argv[1:]))

@@ -38,19 +38,18 @@ class Child:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._nursery = folder, nursery
         self._outcome_path.unlink(missing_ok=True)
-        arguments = [verb, str(folder)]
         with self.log_path.open("ab") as log:
-            self._process = (
-                nursery.start(arguments, self.log_path)
-                if nursery is not None
-                else psutil.Popen(
+            if nursery is not None:
+                self._process = nursery.start(verb, folder, self.log_path)
+            else:
+                arguments = [str(os.getpid()), verb, str(folder)]
+                self._process = psutil.Popen(
                     [sys.executable, "-m", "foveate.search.child", *arguments],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,  # Ctrl-C is for who waits: it decides what to do
                 )
-            )
         self.started = time.monotonic()
 
     @property
@@ -143,9 +142,12 @@ class Child:
         return f"ended with code {code}: {lines[-1]}"
 
 
-def end_with_parent() -> None:
-    """Have this process end when the one that started it does, however that ends."""
-    parent = os.getppid()
+def end_with_parent(parent: int) -> None:
+    """Have this process end when the one that started it does, however that ends.
+
+    Args:
+        parent: Number of that process, which may have ended by now.
+    """
 
     def watch() -> None:
         while os.getppid() == parent:
