@@ -1,7 +1,8 @@
 """What a search wins and costs: strategies, early ends, features that trials share.
 
 ``strategies``: the same space by each strategy, one worker; the best score beside that of the
-default settings. ``pruning``: the same trials with and without early ends; time and best score.
+default settings. ``pruning``: the same trials of a small network, with and without early ends;
+time and best score.
 ``features``: head-only trials of a search, which find each other's features, beside the same runs
 each with a cache of its own. All scores are of the validation split.
 """
@@ -35,12 +36,11 @@ _GRID = {
     "search.space.model.dropout": "0.0,0.2",
     "search.space.recipe.loss.label_smoothing": "0.0,0.1",
 }
-_WHOLE = {
-    "recipe.frozen_views": "0",
-    "recipe.epochs": "3",
-    "recipe.fine_tune_epochs": "4",
-    "search.space.recipe.learning_rate": "1e-5..3e-2 log",
-    "search.space.recipe.fine_tune_learning_rate": "1e-6..1e-2 log",
+_SCRATCH = {
+    "model.backbone": "simple_cnn",
+    "recipe.epochs": "40",
+    "search.space.recipe.learning_rate": "1e-5..3e-1 log",
+    "search.space.recipe.optimizer": "adamw,sgd",
     "search.space.model.dropout": "0..0.6",
 }
 
@@ -53,6 +53,9 @@ def main() -> None:
     parser.add_argument("what", choices=("strategies", "pruning", "features"))
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument(
+        "--pruning", nargs="+", default=["median", "asha", "hyperband"], help="of `pruning`"
+    )
     parser.add_argument(
         "--independent", type=int, default=3, help="runs without shared features, of `features`"
     )
@@ -76,9 +79,9 @@ def _strategies(dataset: Dataset, arguments: argparse.Namespace, folder: Path) -
 def _pruning(dataset: Dataset, arguments: argparse.Namespace, folder: Path) -> None:
     for seed in range(arguments.seeds):
         taken = {}
-        for pruning in ("none", "median", "asha", "hyperband"):
+        for pruning in ("none", *arguments.pruning):
             flags = {
-                **_WHOLE,
+                **_SCRATCH,
                 "seed": str(seed),
                 "search.pruning": pruning,
                 "search.trials": str(arguments.trials),
