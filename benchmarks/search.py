@@ -38,7 +38,7 @@ _GRID = {
 }
 _SCRATCH = {
     "model.backbone": "simple_cnn",
-    "recipe.epochs": "40",
+    "recipe.epochs": "20",
     "search.space.recipe.learning_rate": "1e-5..3e-1 log",
     "search.space.recipe.optimizer": "adamw,sgd",
     "search.space.model.dropout": "0..0.6",
@@ -52,7 +52,7 @@ def main() -> None:
     )
     parser.add_argument("what", choices=("strategies", "pruning", "features"))
     parser.add_argument("--trials", type=int, default=20)
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of `pruning`")
     parser.add_argument(
         "--pruning", nargs="+", default=["median", "asha", "hyperband"], help="of `pruning`"
     )
@@ -77,7 +77,7 @@ def _strategies(dataset: Dataset, arguments: argparse.Namespace, folder: Path) -
 
 
 def _pruning(dataset: Dataset, arguments: argparse.Namespace, folder: Path) -> None:
-    for seed in range(arguments.seeds):
+    for seed in arguments.seeds:
         taken = {}
         for pruning in ("none", *arguments.pruning):
             flags = {
