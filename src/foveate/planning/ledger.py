@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from foveate.config.settings import RunConfig
+from foveate.errors import BudgetError
 from foveate.planning.fingerprint import Fingerprint
 from foveate.planning.measure import Measurement
 from foveate.planning.plan import Line, Plan, Source, size_text, time_text
@@ -101,6 +103,32 @@ def justify(
         Line("bottleneck", plan.bottleneck, "measured", f"{waits:.0%} of the time waiting")
     )
     return lines
+
+
+def fastest_of(plans: Sequence[Plan], problems: Mapping[str, Exception]) -> Plan:
+    """Choose among plans for several backends, and say what the others would take.
+
+    Args:
+        plans: One of each backend that will do, at least one.
+        problems: Why there is none of the others.
+    """
+
+    def seconds(plan: Plan) -> float:
+        return plan.total_seconds or sum(plan.epoch_seconds.values())
+
+    first, *others = sorted(plans, key=seconds)
+    told = [f"takes {time_text(seconds(first))}"]
+    told += [f"{plan.backend} {time_text(seconds(plan))}" for plan in others]
+    told += [
+        f"{name} {'does not fit' if isinstance(error, BudgetError) else 'failed its trial'}"
+        for name, error in problems.items()
+    ]
+    reason = "; ".join(told)
+    ledger = [
+        replace(line, source="measured", reason=reason) if line.name == "backend" else line
+        for line in first.ledger
+    ]
+    return replace(first, ledger=ledger)
 
 
 def _counted(batches: int) -> str:

@@ -125,7 +125,7 @@ class Measurement:
         return cls(**{**values, "image_size": size, "stages": stages})
 
 
-def measure(manifest: Manifest, config: RunConfig, limit: int) -> Measurement:
+def measure(manifest: Manifest, config: RunConfig, limit: int, share: float = 1.0) -> Measurement:
     """Try out a run at a few batch sizes, unless the same was measured before.
 
     Args:
@@ -133,6 +133,7 @@ def measure(manifest: Manifest, config: RunConfig, limit: int) -> Measurement:
         config: The settings; `budget` but for `cpus`, and what only decides how long a run
             takes, change nothing.
         limit: Bytes of memory that the trial should not exceed, as far as can be told.
+        share: Part of the time that trials may take which this one gets.
 
     Returns:
         What was measured, now or at an earlier time.
@@ -149,7 +150,7 @@ def measure(manifest: Manifest, config: RunConfig, limit: int) -> Measurement:
             return known
     except (OSError, ValueError, TypeError, KeyError):
         pass  # not there, or of another version
-    measured = _try_out(manifest, config, sizes, limit)
+    measured = _try_out(manifest, config, sizes, limit, share)
     remembered.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(remembered, json.dumps(asdict(measured)))
     return measured
@@ -178,10 +179,12 @@ def _key(manifest: Manifest, config: RunConfig, sizes: list[int]) -> str:
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _try_out(manifest: Manifest, config: RunConfig, sizes: list[int], limit: int) -> Measurement:
+def _try_out(
+    manifest: Manifest, config: RunConfig, sizes: list[int], limit: int, share: float
+) -> Measurement:
     """Try sizes one after the other, each in a fresh process: a backend keeps what it took."""
-    end = time.monotonic()
-    end += _SHARE_OF_TIME * config.budget.time if config.budget.time else _SECONDS
+    allowed = _SHARE_OF_TIME * config.budget.time if config.budget.time else _SECONDS
+    end = time.monotonic() + share * allowed
     stated = config.recipe.precision
     precision = "float32" if stated == "auto" else stated
     with tempfile.TemporaryDirectory(prefix="foveate-trial-") as name:

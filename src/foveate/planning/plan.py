@@ -23,6 +23,8 @@ from foveate.errors import ConfigError
 
 _MIB, _GIB = 1024**2, 1024**3
 
+_OPEN = ("auto", "fastest")  # settings that leave it to a plan
+
 Source = Literal["stated", "measured", "derived", "pinned"]
 
 
@@ -145,7 +147,7 @@ class Plan:
 def _require_agreement(name: str, section: Section, values: Mapping[str, Any]) -> None:
     for field, value in values.items():
         stated = getattr(section, field)
-        if field in section.model_fields_set and stated not in (None, "auto", value):
+        if field in section.model_fields_set and stated not in (None, *_OPEN, value):
             raise ConfigError(
                 f"{name}.{field} must be as in the plan, {value!r}, but got {stated!r}. Leave it "
                 "out, edit the plan, or plan anew."

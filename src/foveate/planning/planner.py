@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ from rich.text import Text
 from foveate import machine
 from foveate.config.settings import RunConfig
 from foveate.data.manifest import Manifest, read_manifest
-from foveate.errors import BudgetError
-from foveate.planning.fingerprint import fingerprint
+from foveate.errors import BudgetError, FoveateError, RunError
+from foveate.planning.fingerprint import Fingerprint, fingerprint
+from foveate.planning.ledger import fastest_of
 from foveate.planning.measure import measure
 from foveate.planning.plan import Plan, size_text
 from foveate.planning.reckon import KEPT_FREE
 from foveate.planning.settle import settle
+from foveate.scale import runtime
 
 _LEFT_TO_OTHERS = 0.1  # of the machine's memory, where no budget is stated
 _QUEUE_SHARE = 16  # batches that wait may take this part of the memory
@@ -47,15 +50,47 @@ def make_plan(data: Any, config: RunConfig) -> tuple[Manifest, Plan]:
     queue = min(int(config.loader.queue), ram // _QUEUE_SHARE)
     loader = config.loader.model_copy(update={"queue": ByteSize(queue)})
     config = config.model_copy(update={"loader": loader})
+    return manifest, _settle_backend(manifest, config, found, ram)
+
+
+def _settle_backend(manifest: Manifest, config: RunConfig, found: Fingerprint, ram: int) -> Plan:
+    """Plan on the stated backend, or on each that is installed to take the fastest.
+
+    Raises:
+        FoveateError: On none does it fit, or work; what the first one says.
+    """
     own = psutil.Process().memory_info().rss
-    measured = measure(manifest, config, max(round(ram * (1 - KEPT_FREE)) - own, 0))
-    return manifest, settle(config, found, measured, ram)
+    limit = max(round(ram * (1 - KEPT_FREE)) - own, 0)
+    backends = _backends(config)
+    plans: list[Plan] = []
+    problems: dict[str, FoveateError] = {}
+    for backend in backends:
+        stated = config.runtime.model_copy(update={"backend": backend})
+        on_it = config.model_copy(update={"runtime": stated})
+        try:
+            measured = measure(manifest, on_it, limit, 1 / len(backends))
+            plans.append(settle(on_it, found, measured, ram))
+        except (BudgetError, RunError) as error:
+            problems[backend] = error
+    if not plans:
+        raise next(iter(problems.values()))
+    return fastest_of(plans, problems) if len(backends) > 1 else plans[0]
+
+
+def _backends(config: RunConfig) -> Sequence[str]:
+    """List what may be computed on: what is stated, or all that is installed."""
+    if config.runtime.backend != "fastest":
+        return (config.runtime.backend,)
+    running = runtime.running_backend()
+    return runtime.installed_backends() if running is None else (running,)
 
 
 def hold_to_budget(
     data: Any, config: RunConfig, console: Console, given: Plan | str | Path | None = None
 ) -> tuple[Any, Plan | None]:
     """Keep this process to its processors; plan a run that states how much memory it may take.
+
+    One that asks for the fastest backend is planned, too.
 
     Call it before Keras is imported.
 
@@ -75,7 +110,8 @@ def hold_to_budget(
     keep_to_processors(config)
     if given is not None:
         return data, _within(config, given if isinstance(given, Plan) else Plan.load(given))
-    if config.budget.ram is None and config.budget.gpu_memory is None:
+    asked = config.budget.ram, config.budget.gpu_memory
+    if asked == (None, None) and config.runtime.backend != "fastest":
         return data, None
     with console.status("measuring what fits"):
         manifest, plan = make_plan(data, config)

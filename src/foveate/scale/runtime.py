@@ -25,6 +25,12 @@ def installed_backends() -> tuple[str, ...]:
     return tuple(name for name in BACKENDS if importlib.util.find_spec(name) is not None)
 
 
+def running_backend() -> str | None:
+    """Name the backend that Keras runs on in this process; None before it is imported."""
+    loaded = sys.modules.get("keras")
+    return str(loaded.backend.backend()) if loaded is not None else None
+
+
 def choose_backend(wanted: str = "auto") -> str:
     """Settle the backend without importing it.
 
@@ -38,8 +44,12 @@ def choose_backend(wanted: str = "auto") -> str:
         ConfigError: The name is unknown, or Keras runs on another backend already.
         MissingDependencyError: It is not installed, or none is.
     """
-    loaded = sys.modules.get("keras")
-    running = loaded.backend.backend() if loaded is not None else None
+    running = running_backend()
+    if wanted == "fastest":
+        raise ConfigError(
+            "runtime.backend fastest is what `foveate plan` and `foveate train` measure; here it "
+            f"must be one of {list(BACKENDS)}. `foveate plan` says which is the fastest."
+        )
     if wanted == "auto":
         wanted = running or os.environ.get("KERAS_BACKEND") or next(iter(installed_backends()), "")
     if not wanted:

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib
 import os
+import runpy
 import subprocess
 import sys
 from multiprocessing import Pipe
@@ -23,6 +25,15 @@ from typing import NamedTuple
 
 import psutil
 
+from foveate import machine
+from foveate.scale import runtime
+
+_NEEDED = (
+    "foveate.planning.planner",
+    "foveate.training.recipe",
+    "foveate.evaluation.scores",
+)
+"""What a trial imports in the end; named only, as this room is imported without Keras."""
 _LOOK_EVERY = 0.02  # seconds between two looks at what was forked
 
 
@@ -114,7 +125,7 @@ class _Server(NamedTuple):
     connection: Connection
 
 
-def serve(backend: str, cpus: int, connection: Connection) -> tuple[str, Path] | None:
+def serve(backend: str, cpus: int, connection: Connection) -> list[str] | None:
     """Fork a process for each request.
 
     Args:
@@ -123,20 +134,15 @@ def serve(backend: str, cpus: int, connection: Connection) -> tuple[str, Path] |
         connection: Where the requests come from.
 
     Returns:
-        In what was forked, what it is to do and where; None in this process, at its end.
+        In what was forked, the arguments of `foveate.search.child`; None in this process, at its
+        end.
     """
-    from foveate import machine
-    from foveate.scale import runtime
-
     if cpus:
         machine.limit_cpus(cpus)
     runtime.load(backend)
-    # All that a trial imports in the end.
-    import foveate.evaluation.scores
-    import foveate.planning.planner
-    import foveate.search.child
-    import foveate.training.recipe  # noqa: F401
-
+    for module in _NEEDED:
+        importlib.import_module(module)
+    nursery = str(os.getpid())
     gc.freeze()  # so that collecting does not copy what is shared
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
@@ -145,7 +151,7 @@ def serve(backend: str, cpus: int, connection: Connection) -> tuple[str, Path] |
             if forked == 0:
                 connection.close()
                 _settle_in(Path(log_path))
-                return verb, Path(folder)
+                return [nursery, verb, folder]
             connection.send(forked)
             connection.send(_code_of(forked, connection))
     return None
@@ -176,17 +182,8 @@ def _code_of(process: int, connection: Connection) -> int:
             raise EOFError
 
 
-def _main(backend: str, cpus: str, descriptor: str) -> int:
-    nursery = os.getpid()
-    task = serve(backend, int(cpus), Connection(int(descriptor)))
-    if task is None:
-        return 0
-    from foveate.search import child
-
-    verb, folder = task
-    sys.argv[1:] = [str(nursery), verb, str(folder)]  # with which it may start itself anew
-    return child.main(nursery, verb, folder)
-
-
 if __name__ == "__main__":
-    sys.exit(_main(*sys.argv[1:]))
+    task = serve(sys.argv[1], int(sys.argv[2]), Connection(int(sys.argv[3])))
+    if task is not None:
+        sys.argv[1:] = task
+        runpy.run_module("foveate.search.child", run_name="__main__", alter_sys=True)
