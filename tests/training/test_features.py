@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from foveate.data.features import FeatureFiles
+from foveate.data.manifest import Manifest
 from foveate.errors import BudgetError, ConfigError
 from foveate.evaluation.predict import Predictor
 from foveate.models.build import build_model, split_model
@@ -242,6 +243,30 @@ def test_a_killed_run_goes_on_to_the_same_weights(
     assert len(resumed.history()) == len(unbroken.history()) == 4
     for expected, found in zip(weights(unbroken), weights(resumed), strict=True):
         np.testing.assert_array_equal(found, expected)
+
+
+def test_the_best_epoch_is_kept_though_it_is_not_the_last(
+    pretrained: Config, digit_folders: Path, tmp_path: Path, cache: Path
+) -> None:
+    config = pretrained(
+        recipe__frozen_views=1,
+        recipe__epochs=6,
+        recipe__learning_rate=1.0,
+        recipe__schedule="constant",
+        recipe__loss__label_smoothing=0.4,
+    )
+    run = train(digit_folders, config, tmp_path / "run")
+    losses = [epoch["val_loss"] for epoch in run.history()]
+    assert min(losses) < losses[-1]
+    predictor = Predictor.load(run.model_folder)
+    loss = predictor.task.loss(config.recipe.loss, np.ones(3, np.int64))
+    predictor.bundle.model.compile(loss=loss)
+    rows = Manifest.load(run.manifest_path).split("validation")
+    loader = predictor.loader(rows, config)
+    assert predictor.bundle.model.evaluate(loader, verbose=0) == pytest.approx(
+        min(losses), rel=1e-3
+    )
+    loader.close()
 
 
 def test_unreadable_files_are_left_out_and_listed(
