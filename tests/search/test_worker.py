@@ -22,10 +22,11 @@ from studies import (
 )
 
 from foveate.config.files import load_config
-from foveate.errors import ConfigError, RunError
+from foveate.errors import BudgetError, ConfigError, RunError
 from foveate.search.queue import original_number, queue_more, reclaim, reclaim_lost
 from foveate.search.space import Space
 from foveate.search.study import StudyFolder, create_study
+from foveate.search.trial import with_share
 from foveate.search.worker import Worker
 
 
@@ -114,6 +115,19 @@ class TestWork:
         assert only.user_attrs["outcome"] == "infeasible"
         assert "more than the 0 MiB" in only.user_attrs["reason"]
         assert only.state == TrialState.PRUNED  # so that a sampler keeps away from it
+
+    @pytest.mark.parametrize("workers", [1, 3])
+    def test_workers_and_trials_share_the_memory(self, workers: int) -> None:
+        stated = 6 * 1024**3
+        config = load_config(None, {"budget.ram": str(stated), "search.workers": str(workers)})
+        trial = with_share(config).budget.ram
+        assert trial is not None
+        assert 320 * 1024**2 < stated / workers - trial < 400 * 1024**2  # the worker itself
+
+    def test_memory_that_workers_take_alone_is_refused(self) -> None:
+        config = load_config(None, {"budget.ram": "1GiB", "search.workers": "3"})
+        with pytest.raises(BudgetError, match=r"more than the 1\.03 GiB"):
+            with_share(config)
 
     def test_settings_that_contradict_each_other_are_infeasible(self, tmp_path: Path) -> None:
         folder = study_folder(

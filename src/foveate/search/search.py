@@ -26,6 +26,7 @@ from foveate.search.process import Child
 from foveate.search.queue import queue_more, reclaim_lost
 from foveate.search.space import Space
 from foveate.search.study import StudyFolder, create_study, open_storage, shown
+from foveate.search.trial import with_share
 from foveate.search.usual import usual_space
 from foveate.search.worker import Worker
 
@@ -82,7 +83,8 @@ def prepare(
     Raises:
         FoveateError: As for `search`; nothing is left behind.
     """
-    Space(config)  # what is misspelt is better told now
+    Space(config)  # what is misspelt, or cannot be, is better told now
+    with_share(config)
     stem = Path(data).resolve().stem if isinstance(data, str | Path) else "data"
     folder = StudyFolder(Path(out) if out else next_folder(Path("runs"), f"{stem}-search"))
     Run(folder.path).require_unused()

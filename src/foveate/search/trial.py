@@ -30,6 +30,7 @@ _LOOK_EVERY = 0.2  # seconds between two looks at a run
 _HUNG = 5.0  # times as long as the slowest trial so far
 _HUNG_AT_LEAST = 600.0  # seconds
 _LEFT_TO_OTHERS = 0.1  # of the machine's memory
+_OF_WORKER = 350 * 1024**2  # bytes that a worker takes itself: 322 MiB after 200 trials
 _OVER = 1.1  # a run holds itself to its budget; what goes so far over does not
 
 
@@ -221,22 +222,36 @@ def forget_weights(folder: Path) -> None:
 
 
 def memory_share(config: RunConfig) -> int:
-    """Bytes that a trial may take before it is ended: its part of what is stated, or there."""
-    workers, stated = config.search.workers, config.budget.ram
+    """Bytes that a trial may take before it is ended.
+
+    Args:
+        config: Its settings, as `with_share` gives them.
+    """
+    stated = config.budget.ram
     if stated is not None:
-        return round(_OVER * stated / workers)
-    return round(machine.memory_bytes() * (1 - _LEFT_TO_OTHERS) / workers)
+        return round(_OVER * stated)
+    return round(machine.memory_bytes() * (1 - _LEFT_TO_OTHERS) / config.search.workers)
 
 
 def with_share(config: RunConfig) -> RunConfig:
-    """Give a trial its part of memory and processors, where several run at once."""
+    """Give a trial its part of memory and processors, less what its worker takes itself.
+
+    Raises:
+        BudgetError: Nothing is left for it.
+    """
     workers, budget = config.search.workers, config.budget
-    if workers == 1:
-        return config
-    cpus = max((budget.cpus or machine.cpu_count()) // workers, 1)
-    ram = None if budget.ram is None else ByteSize(budget.ram // workers)
-    budget = budget.model_copy(update={"cpus": cpus, "ram": ram})
-    return config.model_copy(update={"budget": budget})
+    changes: dict[str, Any] = {}
+    if workers > 1:
+        changes["cpus"] = max((budget.cpus or machine.cpu_count()) // workers, 1)
+    if budget.ram is not None:
+        if budget.ram <= workers * _OF_WORKER:
+            raise BudgetError(
+                f"budget.ram must be more than the {size_text(workers * _OF_WORKER)} that "
+                f"{workers} worker(s) of a search take themselves, but got "
+                f"{size_text(budget.ram)}. Raise it, or lower search.workers."
+            )
+        changes["ram"] = ByteSize(budget.ram // workers - _OF_WORKER)
+    return config.model_copy(update={"budget": budget.model_copy(update=changes)})
 
 
 def longest(study: optuna.Study, config: SearchConfig) -> float | None:

@@ -193,20 +193,21 @@ class Worker:
         folder = self._folder.trial(original_number(frozen))
         first = first_run(folder).relative_to(self._folder.path)
         trial.set_user_attr("folder", first.as_posix())
+        config = with_share(self._space.config(values))
         limits = Limits(
-            memory_share(self._config),
+            memory_share(config),
             longest(study, self._config.search),
             self._end(study),
             self._stopping,
         )
-        config = with_share(self._space.config(values))
         nursery = self._nursery if self._is_nursery_worth_it(study) else None
         return TrialRuns(trial, config, folder, self._facts, limits, nursery)
 
     def _is_nursery_worth_it(self, study: optuna.Study) -> bool:
-        """Whether trials go on to their ends, all on one backend."""
+        """Whether trials go on to their ends, on one backend, and no memory is to be saved."""
         return (
             Nursery.is_possible()
+            and self._config.budget.ram is None
             and "runtime.backend" not in self._space.ranges
             and bool(study.get_trials(False, (TrialState.COMPLETE,)))
         )
