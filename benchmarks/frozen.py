@@ -46,8 +46,8 @@ def main() -> None:
     print(f"{'seed':>4} {'views':>5} {'frozen stage':>12} {'validation':>10} {'test':>6}")
     found: dict[int, list[tuple[float, float, float]]] = {options.views: [], 0: []}
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["FOVEATE_CACHE"] = f"{folder}/cache"
         for seed in range(options.seeds):
+            os.environ["FOVEATE_CACHE"] = f"{folder}/cache-{seed}"  # nothing is found of others
             for views, outcomes in found.items():
                 stated = {**settings, "seed": str(seed), "recipe.frozen_views": str(views)}
                 outcome = measure(options.data, stated, Path(folder, f"{seed}-{views}"))
