@@ -193,7 +193,8 @@ class Epochs:
         """Report the epochs that have ended since.
 
         Returns:
-            Whether the trial is behind the others, so that it is not worth to go on.
+            Whether the trial is behind the others, so that it is not worth to go on; one that
+            has been trained to its end is.
         """
         epochs = self._run.history()
         for number, epoch in enumerate(epochs[self._told :], self._told + 1):
@@ -201,7 +202,7 @@ class Epochs:
             if value is not None and "image_size" not in epoch:  # smaller ones do not compare
                 self._trial.report(value, number)
         is_new, self._told = len(epochs) > self._told, len(epochs)
-        return is_new and self._trial.should_prune()
+        return is_new and self._run.is_unfinished() and self._trial.should_prune()
 
     @property
     def reason(self) -> str:
