@@ -33,12 +33,12 @@ class Packing:
     Attributes:
         side: In pixels.
         file_bytes: Mean size of the files that were encoded again.
-        saved: Milliseconds that one thread saves on an image.
+        left: Part of the time to decode and to change an image that would be left.
     """
 
     side: int
     file_bytes: float
-    saved: float
+    left: float
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,9 @@ class Profile:
         """Images a second to expect of the loader on packed files."""
         if self.packing is None:
             return None
-        return self.speed * self.times.total / (self.times.total - self.packing.saved)
+        times = self.times
+        changed = times.decode + times.warp + times.colour
+        return self.speed * times.total / (times.total - changed * (1.0 - self.packing.left))
 
 
 def profile(data: Any, config: RunConfig, with_model: bool = True) -> Profile:
@@ -137,7 +139,7 @@ def _packing(source: Source, samples: list[Sample]) -> Packing | None:
         sum(time_parts(source, files).values()) for files in (samples[: len(small)], small)
     )
     num_bytes = sum(len(sample.image.data) for sample in small)
-    return Packing(side, num_bytes / len(small), 1000 * (before - after) / len(small))
+    return Packing(side, num_bytes / len(small), after / before)
 
 
 def _counts(threads: int) -> list[int]:
