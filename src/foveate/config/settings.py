@@ -186,7 +186,7 @@ class BudgetConfig(Section):
 class RuntimeConfig(Section):
     """What computes."""
 
-    backend: Literal["auto", "fastest"] | Backend = "auto"
+    backend: Literal["auto", "fastest", Backend] = "auto"
     """Keras backend; `auto` takes KERAS_BACKEND, else the first installed of the three, and
     `fastest` has a plan measure all that are installed."""
 
