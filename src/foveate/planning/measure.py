@@ -146,7 +146,7 @@ def measure(manifest: Manifest, config: RunConfig, limit: int, share: float = 1.
     remembered = cache_folder() / "measured" / f"{_key(manifest, config, sizes)}.json"
     try:
         known = Measurement.from_dict(json.loads(remembered.read_text()))
-        if known.tries[-1].batch_size == sizes[-1] or known.limit >= limit:
+        if known.limit >= limit or _holds_at(limit, known, sizes):
             return known
     except (OSError, ValueError, TypeError, KeyError):
         pass  # not there, or of another version
@@ -154,6 +154,16 @@ def measure(manifest: Manifest, config: RunConfig, limit: int, share: float = 1.
     remembered.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(remembered, json.dumps(asdict(measured)))
     return measured
+
+
+def _holds_at(limit: int, known: Measurement, sizes: list[int]) -> bool:
+    """Say whether a trial that may take more memory would try the same sizes again."""
+    tried = [one.batch_size for one in known.tries]
+    for count in range(1, len(tried) + 1):
+        size = next_size(sizes, _peaks(known.tries[:count]), known.base_bytes, limit)
+        if size != (tried[count] if count < len(tried) else None):
+            return False
+    return True
 
 
 def _key(manifest: Manifest, config: RunConfig, sizes: list[int]) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import psutil
 
 from foveate.errors import BudgetError
-from foveate.planning.reckon import END_SECONDS
+from foveate.planning.reckon import END_AT_MOST
 
 _SAFETY = 1.25
 """By how much what comes once may take longer than it did, on a machine that others use too."""
@@ -170,7 +170,7 @@ class RunTime:
     ) -> None:
         self.clock, self.pace = clock, pace
         self._budget, self._num_judged = budget, num_judged
-        self._is_resumed, self._end = is_resumed, END_SECONDS * slowness
+        self._is_resumed, self._end = is_resumed, END_AT_MOST * slowness
 
     @property
     def training_end(self) -> float:

@@ -10,6 +10,7 @@ import json
 import pickle
 import time
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import keras
@@ -181,7 +182,9 @@ def _on_features(
         head.train_on_batch(inputs, *others)
         ends.append(time.perf_counter())
     compiling = started - began + ends[1] - ends[0]
-    return compiling, forward, np.diff(ends[_WARM_BATCHES:]).tolist()
+    steps = np.diff(ends[_WARM_BATCHES:]).tolist()
+    once = loader.batch_size * forward + median(steps)  # what was computed after compiling
+    return max(compiling - once, 0.0), forward, steps
 
 
 class _StepTimes(keras.callbacks.Callback):
@@ -190,20 +193,25 @@ class _StepTimes(keras.callbacks.Callback):
     def __init__(self) -> None:
         super().__init__()
         self.seconds: list[float] = []
-        self.compiling = 0.0  # and the first step
         self._seen, self._last, self._first = 0, 0.0, time.perf_counter()
+        self._first_step = 0.0
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Note the time; stop where there is enough of it."""
         now = time.perf_counter()
         self._seen += 1
         if self._seen == 1:
-            self.compiling = now - self._first
+            self._first_step = now - self._first
         if self._seen > _WARM_BATCHES:
             self.seconds.append(now - self._last)
         self._last = now
         if len(self.seconds) >= _BATCHES and sum(self.seconds) >= _SECONDS:
             self.model.stop_training = True
+
+    @property
+    def compiling(self) -> float:
+        """Seconds that the first step took longer than those that were timed."""
+        return max(self._first_step - median(self.seconds), 0.0)
 
     @property
     def total(self) -> float:
@@ -230,4 +238,5 @@ def _validation_seconds(
         if time.perf_counter() - started > _SECONDS:
             break
     loader.close()
-    return started - began, (time.perf_counter() - started) / samples
+    each = (time.perf_counter() - started) / samples
+    return max(started - began - loader.batch_size * each, 0.0), each
