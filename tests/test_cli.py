@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -77,6 +78,20 @@ def test_train_judges_reports_and_predicts(
     assert run(["predict", str(out), str(table), "--out", str(predictions)]) == 0
     assert pl.read_csv(predictions).height == 4
     assert run(["report", str(out)]) == 0
+
+
+def test_a_run_stopped_before_its_report_gets_it(
+    digit_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    again = Run(shutil.copytree(digit_run.folder, tmp_path / "run"))
+    again.report_path.unlink(missing_ok=True)
+    weights = again.best_weights.read_bytes()
+    assert run(["train", "--resume", str(again.folder)]) == 0
+    assert again.report_path.is_file()
+    assert again.evaluation_path("test").is_file()
+    assert again.best_weights.read_bytes() == weights
+    assert run(["train", "--resume", str(again.folder)]) == 2
+    assert "has finished" in told(capsys)
 
 
 def test_masks_are_predicted_beside_the_table(

@@ -46,6 +46,8 @@ def train_and_judge(
 def resume_and_judge(folder: Path) -> int | Path:
     """Go on with a run on the backend it was started on, judge and report.
 
+    One that was stopped between its training and its report has only these before it.
+
     Returns:
         As `train_and_judge`.
     """
@@ -56,9 +58,12 @@ def resume_and_judge(folder: Path) -> int | Path:
 
     clock = Clock.of_process()
     run = Run.open(folder)
-    run.require_resumable()
+    if not run.lacks_report():
+        run.require_resumable()
     planner.keep_to_processors(run.config())
     runtime.prepare(run.backend)
+    if run.lacks_report():
+        return _conclude(run, clock)
     from foveate.training.recipe import resume as resume_run
 
     return _conclude(resume_run(folder, console, clock, restarts=True), clock)

@@ -99,6 +99,10 @@ class Run:
             return False
         return self.status()["state"] != "finished"
 
+    def lacks_report(self) -> bool:
+        """Whether the run was trained to its end, but stopped before its report was written."""
+        return self.status()["state"] == "finished" and not self.report_path.exists()
+
     def require_resumable(self) -> None:
         """Check that one may go on with the run.
 

@@ -16,6 +16,9 @@ from pathlib import Path
 import pytest
 from studies import accounted, study_folder, trials, worker
 
+from foveate.errors import RunError
+from foveate.search.study import open_storage
+
 
 def _binaries() -> Path | None:
     """Where PostgreSQL is, if it is."""
@@ -91,3 +94,21 @@ def test_who_joins_by_url_finds_the_study(postgresql: str, tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr
     assert accounted(folder) == [0, 1, 2]
     assert "trial 2: timed out" in done.stdout
+
+
+def test_a_url_may_name_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = "sqlite:///${FOVEATE_TEST_FOLDER}/study.db"
+    with pytest.raises(RunError, match=r"\$\{FOVEATE_TEST_FOLDER\}"):
+        open_storage(url)
+    monkeypatch.setenv("FOVEATE_TEST_FOLDER", str(tmp_path))
+    open_storage(url)
+    assert (tmp_path / "study.db").is_file()
+
+
+def test_a_password_in_the_environment_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("psycopg")
+    monkeypatch.setenv("FOVEATE_TEST_PASSWORD", "swordfish")
+    url = "postgresql://foveate:${FOVEATE_TEST_PASSWORD}@127.0.0.1:1/none"
+    with pytest.raises(RunError) as raised:
+        open_storage(url)
+    assert "swordfish" not in str(raised.value)

@@ -226,6 +226,8 @@ def test_the_usual_space_lies_around_a_range_test(
     (rate,) = (one for one in hp.space if one.name == "recipe.learning_rate")
     assert (rate.min_value, rate.max_value) == pytest.approx((0.003, 0.3))
     assert rate.sampling == "log"
+    adam = usual_space(small(recipe__optimizer="adam"), facts)
+    assert set(usual_space(config, facts)) - set(adam) == {"recipe.optimizer.weight_decay"}
 
 
 def test_masks(mask_folders: Path, tiny_config: Callable[..., RunConfig]) -> None:

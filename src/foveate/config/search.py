@@ -158,7 +158,8 @@ class SearchConfig(Section):
     """Whether to train with the best settings on train and validation together in the end, and
     to judge that on the test split, once."""
     storage: str | None = None
-    """URL of the database that workers share, such as "postgresql://user@host/name"; a file in
-    the study's folder when not set."""
+    """URL of the database that workers share, such as "postgresql://user:${PASSWORD}@host/name",
+    where ${PASSWORD} is taken from the environment and not stored; a file in the study's folder
+    when not set."""
     budget: SearchBudgetConfig = SearchBudgetConfig()
     """What the search may take."""

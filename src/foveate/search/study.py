@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from foveate.search.space import Space
 
 _LOCK_SECONDS = 60  # that a worker waits for another one to be done with the database file
 _LOWER_IS_BETTER = ("log_loss",)
+_VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
 @dataclass(frozen=True)
@@ -107,15 +110,16 @@ def open_storage(url: str) -> optuna.storages.RDBStorage:
     """Connect to a database that workers share.
 
     Args:
-        url: As SQLAlchemy takes it.
+        url: As SQLAlchemy takes it; ``${NAME}`` stands for an environment variable.
 
     Returns:
         A storage that notices when a worker is gone, and queues its trial again.
 
     Raises:
-        RunError: It cannot be reached.
+        RunError: It cannot be reached, or a variable is not set.
         MissingDependencyError: Its driver is not installed.
     """
+    full_url = _VARIABLE.sub(_value, url)
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # what there is to say, we say
     options: dict[str, Any] = {"poolclass": NullPool}  # no connection is left open
     if url.startswith("sqlite"):
@@ -123,7 +127,7 @@ def open_storage(url: str) -> optuna.storages.RDBStorage:
     with settled():
         try:
             return optuna.storages.RDBStorage(
-                url,
+                full_url,
                 engine_kwargs=options,
                 heartbeat_interval=HEARTBEAT,
                 grace_period=GRACE,
@@ -140,6 +144,15 @@ def open_storage(url: str) -> optuna.storages.RDBStorage:
                 "search.storage must be a database that can be reached, but got "
                 f"{shown(url)!r}: {reason}"
             ) from None
+
+
+def _value(variable: re.Match[str]) -> str:
+    name = variable[1]
+    if name not in os.environ:
+        raise RunError(
+            f"search.storage must name environment variables that are set, but got ${{{name}}}."
+        )
+    return os.environ[name]
 
 
 def shown(url: str) -> str:

@@ -23,10 +23,11 @@ def usual_space(config: RunConfig, facts: Facts) -> dict[str, RangeConfig]:
     centre = facts.learning_rate or config.recipe.learning_rate
     space = {
         "recipe.learning_rate": _around(centre),
-        "recipe.optimizer.weight_decay": RangeConfig(low=1e-6, high=1e-1, log=True),
         "model.dropout": RangeConfig(low=0.0, high=0.5),
         "augment.preset": RangeConfig(choices=("none", "light", "standard", "strong")),
     }
+    if config.recipe.optimizer.name in ("adamw", "sgd"):
+        space["recipe.optimizer.weight_decay"] = RangeConfig(low=1e-6, high=1e-1, log=True)
     if facts.is_tuned:
         rate = config.recipe.fine_tune_learning_rate or config.recipe.learning_rate / 5
         space["recipe.fine_tune_learning_rate"] = _around(rate)
