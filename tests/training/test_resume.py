@@ -21,7 +21,8 @@ from foveate.errors import RunError
 from foveate.evaluation.predict import Predictor
 from foveate.runs import Run
 from foveate.training import recipe
-from foveate.training.callbacks import BestEpoch, LearningRate
+from foveate.training.best import BestEpoch
+from foveate.training.callbacks import LearningRate
 from foveate.training.recipe import resume, train
 
 Config = Callable[..., Any]

@@ -21,7 +21,8 @@ from foveate.models.build import build_model
 from foveate.scale import runtime
 from foveate.search.hyperparameters import HyperSpace
 from foveate.search.space import Space
-from foveate.training.callbacks import BestEpoch, LearningRate
+from foveate.training.best import BestEpoch
+from foveate.training.callbacks import LearningRate
 from foveate.training.checkpoint import load_weights
 from foveate.training.fitting import compile_stage, loaders_own_errors
 from foveate.training.prepare import Prepared, prepare

@@ -16,7 +16,8 @@ from foveate.errors import FoveateError
 from foveate.models.build import set_trainable
 from foveate.runs import Run
 from foveate.scale import runtime
-from foveate.training.callbacks import BestEpoch, History, LearningRate, TimeKeeper
+from foveate.training.best import BestEpoch
+from foveate.training.callbacks import History, LearningRate, TimeKeeper
 from foveate.training.checkpoint import Checkpoint, load_weights
 from foveate.training.clock import RunTime, StageTime
 from foveate.training.optimizers import make_optimizer

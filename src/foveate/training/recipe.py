@@ -19,7 +19,7 @@ from foveate.models.bundle import Bundle, save_bundle
 from foveate.planning.plan import Plan
 from foveate.runs import Run, next_folder
 from foveate.scale import runtime
-from foveate.training.callbacks import BestEpoch
+from foveate.training.best import BestEpoch
 from foveate.training.checkpoint import (
     Checkpoint,
     drop_checkpoints,
