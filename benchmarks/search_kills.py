@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--grown", type=int, default=200, help="trials for the memory")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--storage", help="database of the killed search, else a file")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -63,6 +64,8 @@ def _command(data: Path, out: Path, trials: int, workers: int, trial_time: str) 
 def _kill(arguments: argparse.Namespace, data: Path, out: Path) -> None:
     moments = random.Random(arguments.seed)
     command = _command(data, out, arguments.trials, arguments.workers, "1s")
+    if arguments.storage:
+        command += ["--search.storage", arguments.storage]
     done = 0
     driver = _start(command)
     study = StudyFolder(out)
