@@ -9,6 +9,7 @@ early and late in a search of many trials.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import random
 import signal
 import subprocess
@@ -75,10 +76,7 @@ def _kill(arguments: argparse.Namespace, data: Path, out: Path) -> None:
         time.sleep(moments.uniform(0.5, 6.0))
         if driver.poll() is not None:
             break
-        workers = [
-            child for child in psutil.Process(driver.pid).children()
-            if "work" in child.cmdline()
-        ]  # fmt: skip
+        workers = _workers(driver)
         if done % 2 and workers:
             moments.choice(workers).send_signal(signal.SIGKILL)
         else:
@@ -96,6 +94,16 @@ def _kill(arguments: argparse.Namespace, data: Path, out: Path) -> None:
         f"{arguments.trials} trials, {done} kills, {again} queued again: {len(ended)} accounted "
         f"for, lost {lost or 'none'}, counted twice {twice or 'none'}"
     )
+
+
+def _workers(driver: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """The other workers that a driver has started, and that live."""
+    found = []
+    for child in psutil.Process(driver.pid).children():
+        with contextlib.suppress(psutil.Error):
+            if "work" in child.cmdline():
+                found.append(child)
+    return found
 
 
 def _watch(trials: int, data: Path, out: Path) -> None:
