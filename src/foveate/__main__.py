@@ -11,7 +11,9 @@ from pathlib import Path
 def main() -> None:
     """Run the command line and exit with its code."""
     from foveate.cli import run
+    from foveate.scale import runtime
 
+    runtime.own_process()
     outcome = run(sys.argv[1:])
     sys.exit(_go_on_afresh(outcome) if isinstance(outcome, Path) else outcome)
 

@@ -35,6 +35,7 @@ from foveate import machine
 from foveate.scale import runtime
 if int(sys.argv[3]):
     machine.limit_cpus(int(sys.argv[3]))
+runtime.own_process()
 runtime.prepare(sys.argv[2])
 import foveate.evaluation.scores, foveate.report.report
 from foveate.errors import FoveateError

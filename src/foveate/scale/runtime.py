@@ -10,7 +10,7 @@ import contextlib
 import importlib.util
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +18,10 @@ from foveate import machine
 from foveate.errors import ConfigError, MissingDependencyError
 
 BACKENDS = ("tensorflow", "jax", "torch")
+_UNUSED = ("jax", "matplotlib", "pandas", "sklearn")
+"""What Keras imports where it is installed, for things that no run does: 250 MiB with TensorFlow,
+and half of the time that the import takes."""
+_is_ours = False
 
 
 def installed_backends() -> tuple[str, ...]:
@@ -70,6 +74,16 @@ def choose_backend(wanted: str = "auto") -> str:
     return wanted
 
 
+def own_process() -> None:
+    """Say that this process is the command's, so that Keras need not serve anybody else in it.
+
+    It is then imported without packages that it would import to support its wrappers and
+    utilities, jax among them unless it is the backend. They can still be imported afterwards.
+    """
+    global _is_ours
+    _is_ours = True
+
+
 def load(wanted: str = "auto") -> str:
     """Import the backend and Keras, without asking for a device: the process may be forked.
 
@@ -82,9 +96,23 @@ def load(wanted: str = "auto") -> str:
     backend = choose_backend(wanted)
     os.environ["KERAS_BACKEND"] = backend
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    with _native_messages_muted():
+    unused = [name for name in _UNUSED if name != backend] if _is_ours else []
+    with _native_messages_muted(), _hidden(unused):
         import keras  # noqa: F401
     return backend
+
+
+@contextlib.contextmanager
+def _hidden(packages: Sequence[str]) -> Iterator[None]:
+    """Have packages that are not imported yet look as if they were not installed."""
+    hidden = [name for name in packages if name not in sys.modules]
+    for name in hidden:
+        sys.modules[name] = None  # type: ignore[assignment]  # as Python's import system defines it
+    try:
+        yield
+    finally:
+        for name in hidden:
+            sys.modules.pop(name, None)
 
 
 def prepare(wanted: str = "auto") -> str:

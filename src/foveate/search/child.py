@@ -175,4 +175,5 @@ def _take_over(run: Run) -> None:
 
 
 if __name__ == "__main__":
+    runtime.own_process()
     sys.exit(main(int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])))

@@ -183,6 +183,7 @@ def _code_of(process: int, connection: Connection) -> int:
 
 
 if __name__ == "__main__":
+    runtime.own_process()
     task = serve(sys.argv[1], int(sys.argv[2]), Connection(int(sys.argv[3])))
     if task is not None:
         sys.argv[1:] = task

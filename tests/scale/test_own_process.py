@@ -1,0 +1,35 @@
+"""What a process of the command imports together with Keras."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+_SCRIPT = """
+import json, sys
+from foveate.scale import runtime
+
+if {is_ours}:
+    runtime.own_process()
+runtime.prepare("tensorflow")
+import keras
+found = [name for name in ("sklearn", "pandas", "jax") if name in sys.modules]
+import sklearn.linear_model, pandas
+print(json.dumps([found, keras.backend.backend(), len(pandas.DataFrame([1]))]))
+"""
+
+
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_only_the_command_does_without_what_keras_imports_for_others(is_ours: bool) -> None:
+    for name in ("sklearn", "pandas", "jax"):
+        pytest.importorskip(name)
+    script = _SCRIPT.format(is_ours=is_ours)
+    told = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=240
+    )
+    found, backend, rows = json.loads(told.stdout.splitlines()[-1])
+    assert (found == []) == is_ours
+    assert (backend, rows) == ("tensorflow", 1)
