@@ -44,6 +44,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--storage", help="database of the killed search, else a file")
     arguments = parser.parse_args()
+    if arguments.grown < 40:
+        parser.error("--grown must be at least 40, for early and late to be told apart")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         data = write_dataset("classification", folder / "digits")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from rich.console import Console
 
 from foveate.config.settings import RunConfig
 from foveate.errors import BudgetError, ConfigError
+from foveate.planning import measure
 from foveate.planning.fingerprint import Fingerprint
 from foveate.planning.measure import Measurement, Try
 from foveate.planning.plan import Plan
@@ -60,6 +62,24 @@ def config(**sections: Any) -> RunConfig:
 
 
 USUAL = measured(tried(1), tried(4), tried(32))
+
+
+def test_a_little_more_memory_is_not_measured_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FOVEATE_CACHE", str(tmp_path))
+    limits: list[int] = []
+
+    def try_out(manifest: Any, config: RunConfig, sizes: list[int], limit: int, _: float) -> Any:
+        limits.append(limit)
+        # As many as the first figures let hope for.
+        return measured(tried(1), tried(16 if limit < 1300 * MIB else 32), limit=limit)
+
+    monkeypatch.setattr(measure, "_try_out", try_out)
+    data: Any = SimpleNamespace(digest=lambda: "digest")
+    for limit in (1200, 1201, 1100, 1300, 9000):
+        measure.measure(data, config(), limit * MIB)
+    assert limits == [1200 * MIB, 1300 * MIB]
 
 
 class TestPrecision:

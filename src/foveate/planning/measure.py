@@ -158,8 +158,13 @@ def measure(manifest: Manifest, config: RunConfig, limit: int, share: float = 1.
 
 
 def _holds_at(limit: int, known: Measurement, sizes: list[int]) -> bool:
-    """Say whether a trial that may take more memory would try the same sizes again."""
+    """Say whether a trial that may take more memory would find nothing new.
+
+    So it is where the largest size is known, or the same sizes would be tried again.
+    """
     tried = [one.batch_size for one in known.tries]
+    if tried[-1] == sizes[-1]:
+        return True
     for count in range(1, len(tried) + 1):
         size = next_size(sizes, _peaks(known.tries[:count]), known.base_bytes, limit)
         if size != (tried[count] if count < len(tried) else None):
