@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foveate.config.settings import RunConfig
-from foveate.planning.sizes import batch_sizes, next_size
+from foveate.planning.sizes import KEPT_FREE, batch_sizes, next_size
 
 BASE = 800
 SIZES = [1, 2, 4, 8, 16, 32]
@@ -33,9 +33,8 @@ def test_no_try_after_the_first_exceeds_the_limit(each: float, share: float, lim
 @given(st.floats(1, 100), st.floats(3, 20), st.integers(900, 9000))
 def test_the_largest_that_fits_is_known(each: float, share: float, limit: int) -> None:
     peaks = tried(each, share * each, limit)
-    fitting = [
-        size for size in SIZES if round(BASE + share * each + each * size) <= limit - 10
-    ]  # MiB are rounded
+    planned = limit * (1 - KEPT_FREE) - 10  # MiB are rounded
+    fitting = [size for size in SIZES if round(BASE + share * each + each * size) <= planned]
     if len(peaks) > 1:  # the second size tells what a sample takes
         assert max(peaks) >= (fitting or [1])[-1]
     else:  # two samples would not surely have fitted

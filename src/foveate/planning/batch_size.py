@@ -12,7 +12,7 @@ from foveate.config.settings import BudgetConfig
 from foveate.errors import BudgetError, ConfigError
 from foveate.planning.memory import forget_peak, peak_bytes
 from foveate.planning.plan import size_text
-from foveate.planning.reckon import KEPT_FREE
+from foveate.planning.sizes import KEPT_FREE
 from foveate.scale import runtime
 
 _STEPS = 3  # the first compiles, the next still grow the allocator

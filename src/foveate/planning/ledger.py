@@ -11,7 +11,6 @@ from foveate.planning.fingerprint import Fingerprint
 from foveate.planning.measure import Measurement
 from foveate.planning.plan import Line, Plan, Source, size_text, time_text
 from foveate.planning.reckon import (
-    KEPT_FREE,
     LOADING_LIMITS,
     batch_seconds,
     features_seconds,
@@ -21,7 +20,7 @@ from foveate.planning.reckon import (
     sizes_that_pay,
 )
 from foveate.planning.resizing import image_sizes
-from foveate.planning.sizes import batch_sizes
+from foveate.planning.sizes import KEPT_FREE, batch_sizes
 
 _GIB = 1024**3
 _WORTH_SAYING = 0.95  # of the time; more is noise

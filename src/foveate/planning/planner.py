@@ -21,7 +21,6 @@ from foveate.planning.fingerprint import Fingerprint, fingerprint
 from foveate.planning.ledger import fastest_of
 from foveate.planning.measure import measure
 from foveate.planning.plan import Plan, size_text
-from foveate.planning.reckon import KEPT_FREE
 from foveate.planning.settle import settle
 from foveate.scale import runtime
 
@@ -60,7 +59,7 @@ def _settle_backend(manifest: Manifest, config: RunConfig, found: Fingerprint, r
         FoveateError: On none does it fit, or work; what the first one says.
     """
     own = psutil.Process().memory_info().rss
-    limit = max(round(ram * (1 - KEPT_FREE)) - own, 0)
+    limit = max(ram - own, 0)
     backends = _backends(config)
     plans: list[Plan] = []
     problems: dict[str, FoveateError] = {}

@@ -10,8 +10,6 @@ from typing import Any
 from foveate.planning.measure import Measurement, Try
 from foveate.planning.resizing import epochs_of_sizes, image_sizes
 
-KEPT_FREE = 0.12
-"""Share of the memory that is not planned for: a long run grows a little beyond a short trial."""
 _WORTH_IT = 1.1  # times as fast; less is noise
 END_SECONDS = 3.5
 """Saving the model (0.6), loading it to judge (1.5), pictures of the worst mistakes (0.3), the

@@ -11,7 +11,6 @@ from foveate.planning.ledger import advice, justify
 from foveate.planning.measure import Measurement
 from foveate.planning.plan import Plan, size_text
 from foveate.planning.reckon import (
-    KEPT_FREE,
     LOADING_LIMITS,
     batch_seconds,
     device_bytes,
@@ -23,7 +22,7 @@ from foveate.planning.reckon import (
     time_error,
     total_seconds,
 )
-from foveate.planning.sizes import batch_sizes
+from foveate.planning.sizes import KEPT_FREE, batch_sizes
 
 _STEP = 50 * 1024**2  # budgets are named in such steps
 
@@ -102,20 +101,21 @@ def _cost(measured: Measurement, batch_size: int) -> float:
 
 
 def _refusal(config: RunConfig, measured: Measurement, smallest: int, ram: int) -> str:
-    num_sizes = config.recipe.image_sizes or 1
     device: int | None = config.budget.gpu_memory
-    needed = peak_bytes(measured, smallest, num_sizes) / (1 - KEPT_FREE)
-    if needed <= ram and device is not None:
-        least = device_bytes(measured, smallest) / (1 - KEPT_FREE)
-        which, stated, needed = "budget.gpu_memory", device, least
-    else:
-        which, stated = "budget.ram", ram
+    peak = peak_bytes(measured, smallest, config.recipe.image_sizes or 1)
+    beyond = max(peak - measured.base_bytes, 0)
+    sum_of = f"{size_text(measured.base_bytes)} at the start, {size_text(beyond)} for training"
+    which, stated = "budget.ram", ram
+    if peak / (1 - KEPT_FREE) <= ram and device is not None:
+        peak = device_bytes(measured, smallest)
+        sum_of, which, stated = f"{size_text(peak)} for training", "budget.gpu_memory", device
+    needed = _rounded_up(peak / (1 - KEPT_FREE))
     is_pinned = len(batch_sizes(config)) == 1
     change = "leave data.batch_size out, or " if is_pinned and smallest > 1 else ""
     return (
-        f"{which} must be at least {size_text(_rounded_up(needed))} for this model at batch size "
-        f"{smallest}, but got {size_text(stated)}. Raise it, {change}choose a smaller "
-        "data.image_size or model.backbone."
+        f"{which} must be at least {size_text(needed)} for this model at batch size {smallest} "
+        f"({sum_of}, {KEPT_FREE:.0%} kept free), but got {size_text(stated)}. Raise it, {change}"
+        "choose a smaller data.image_size or model.backbone."
     )
 
 
