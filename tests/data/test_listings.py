@@ -231,6 +231,25 @@ def test_only_the_owner_may_read_names_of_files(cache: Path, tmp_path: Path) -> 
     assert [path for path in file.parent.iterdir() if path != file] == []
 
 
+def test_a_list_that_nobody_asks_for_is_deleted_and_one_in_use_is_not(
+    cache: Path, tmp_path: Path
+) -> None:
+    folders = [touch(tmp_path / name, *LAYOUTS["classes"]) for name in ("used", "unused", "new")]
+    files: list[Path] = []
+    for folder in folders[:2]:
+        rested(folder)
+        files += set(kept(cache)) - set(files)
+    long_ago = time.time() - 100 * 86_400
+    for file in files:
+        os.utime(file, (long_ago, long_ago))
+    used, unused = files
+    rested(folders[0])
+    assert unused.exists()
+    rested(folders[2])
+    assert used.exists()
+    assert not unused.exists()
+
+
 def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FOVEATE_CACHE", str(tmp_path))
     assert listings.cache_folder() == tmp_path

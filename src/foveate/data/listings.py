@@ -1,7 +1,8 @@
 """Lists of large folders, kept between starts in the user's cache folder.
 
 A list is used again only if every folder that it was read from still has its stamp, see
-`foveate.data.tree`. A file that is damaged, foreign or out of date is as good as none.
+`foveate.data.tree`. A file that is damaged, foreign or out of date is as good as none; one that
+nobody asked for in three months is deleted.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import json
 import os
 import sys
 import tempfile
+import time
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,7 @@ from foveate.data.tree import FolderTree, stamp
 _SMALLEST = 5_000  # rows; fewer are listed faster than a file is worth
 _ABOUT = "foveate.listing"
 _DIGEST_BYTES = 32
+_FORGOTTEN_AFTER = 90 * 86_400  # seconds without use
 
 
 def cache_folder() -> Path:
@@ -57,9 +61,12 @@ def load_listing(folder: Path, config: DataConfig) -> pl.DataFrame | None:
         it has changed since.
     """
     try:
-        data = _file(folder, config).read_bytes()
+        file = _file(folder, config)
+        data = file.read_bytes()
     except (OSError, RuntimeError):
         return None
+    with suppress(OSError):  # it may be another user's
+        os.utime(file)
     digest, content = data[:_DIGEST_BYTES], data[_DIGEST_BYTES:]
     if hashlib.sha256(content).digest() != digest:
         return None
@@ -129,6 +136,7 @@ def _timeless_devices(mounts: Path = Path("/proc/self/mountinfo")) -> set[int]:
 
 def _write(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
+    _forget_unused(path.parent)
     # Readable by its owner alone: names of files may be names of people.
     with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
         beside = Path(file.name)
@@ -139,3 +147,11 @@ def _write(path: Path, data: bytes) -> None:
         except BaseException:
             beside.unlink(missing_ok=True)
             raise
+
+
+def _forget_unused(folder: Path) -> None:
+    oldest = time.time() - _FORGOTTEN_AFTER
+    for file in folder.iterdir():
+        with suppress(OSError):  # another process may be doing the same
+            if file.stat().st_mtime < oldest:
+                file.unlink()
