@@ -190,10 +190,17 @@ class TestSettle:
             BudgetError, match=r"budget\.ram must be at least [\d,]+ MiB"
         ) as caught:
             settle(config(), FOUND, USUAL, 300 * MIB)
+        assert "(800 MiB at the start, 50 MiB for training, 12% kept free)" in str(caught.value)
         named = int(str(caught.value).split("at least ")[1].split(" MiB")[0].replace(",", ""))
         assert settle(config(), FOUND, USUAL, named * MIB).batch_size == 1
         with pytest.raises(BudgetError):
             settle(config(), FOUND, USUAL, (named - 51) * MIB)
+
+    def test_the_ledger_says_how_much_is_unfrozen(self) -> None:
+        plan = settle(config(recipe={"unfreeze": 0.3}), FOUND, USUAL, 4096 * MIB)
+        lines = {line.name: line.value for line in plan.ledger}
+        assert lines["fine_tune, unfrozen"] == "30%"
+        assert "frozen, unfrozen" not in lines
 
     def test_a_pinned_batch_is_kept_or_refused(self) -> None:
         pinned = config(data={"batch_size": 16})

@@ -160,6 +160,9 @@ def _stage_lines(
         Line(f"{name}, epochs", "as many as fit" if count is None else str(count), "stated",
              "recipe and budget.time"),
     ]  # fmt: skip
+    if name == "fine_tune":
+        lines.append(Line(f"{name}, unfrozen", f"{config.recipe.unfreeze:.0%}", "stated",
+                          "recipe.unfreeze: of the backbone's layers"))  # fmt: skip
     if name == measured.stages[-1][0] != "frozen":
         lines.append(_sizes_line(plan, config, measured, ram, name))
     if not on_features(measured, name):
