@@ -1,3 +1,4 @@
+import tracemalloc
 import warnings
 from pathlib import Path
 
@@ -46,6 +47,20 @@ def test_the_last_two_are_kept(model: keras.Model, tmp_path: Path) -> None:
     assert found.path == paths[2]
     drop_checkpoints(tmp_path)
     assert load_checkpoint(tmp_path) is None
+
+
+def test_variables_are_copied_one_at_a_time(tmp_path: Path) -> None:
+    layers = [keras.layers.Dense(256) for _ in range(8)]
+    model = keras.Sequential([keras.Input((256,)), *layers])
+    model.compile(optimizer="adam", loss="mse")
+    model.optimizer.build(model.trainable_variables)
+    tracemalloc.start()
+    try:
+        path = save_checkpoint(tmp_path, 1, {}, model)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < 0.3 * path.stat().st_size
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.9, 0.999])

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import keras
 import numpy as np
@@ -114,7 +115,7 @@ def save_checkpoint(
     """
     trained = trained or model
     arrays = {
-        f"{name}/{index:05d}": keras.ops.convert_to_numpy(variable)
+        f"{name}/{index:05d}": variable
         for name in _GROUPS
         for index, variable in enumerate(_variables(model if name == "model" else trained, name))
     }
@@ -144,10 +145,7 @@ def save_weights(
     """
     held = held or {}
     arrays = {
-        f"{index:05d}": held[id(weight)]
-        if id(weight) in held
-        else keras.ops.convert_to_numpy(weight)
-        for index, weight in enumerate(model.weights)
+        f"{index:05d}": held.get(id(weight), weight) for index, weight in enumerate(model.weights)
     }
     _write(path, arrays)
 
@@ -191,11 +189,14 @@ def drop_checkpoints(folder: Path) -> None:
         path.unlink()
 
 
-def _write(path: Path, arrays: Mapping[str, Any]) -> None:
-    require_space(path.parent, sum(array.nbytes + 512 for array in arrays.values()))
+def _write(path: Path, values: Mapping[str, Any]) -> None:
+    """Write variables and arrays as `numpy.savez` does, but copy one at a time into memory."""
+    require_space(path.parent, sum(_array(value).nbytes + 512 for value in values.values()))
     try:
-        with replacing(path) as beside:
-            np.savez(beside, **arrays)
+        with replacing(path) as beside, ZipFile(beside, "w") as archive:
+            for name, value in values.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                    np.lib.format.write_array(file, _array(value), allow_pickle=False)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -204,6 +205,13 @@ def _write(path: Path, arrays: Mapping[str, Any]) -> None:
             f"{error.strerror}. Make room, then go on with --resume; the checkpoint before is "
             "intact."
         ) from None
+
+
+def _array(value: Any) -> NDArray[Any]:
+    array: NDArray[Any] = (
+        value if isinstance(value, np.ndarray) else keras.ops.convert_to_numpy(value)
+    )
+    return array
 
 
 def _files(folder: Path) -> list[Path]:
