@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from foveate.config.settings import RunConfig
 
 KEPT_FREE = 0.1
-"""Share of the memory that is not planned for: a run was seen to take up to 8 % more than its
+"""Share of the memory that is not planned for: a run was seen to take up to 10 % more than its
 trial."""
 _CONSTANT = 3.0
 """What the first batch adds once, for code and workspaces, is at least the memory of so many
