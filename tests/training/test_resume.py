@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import keras
 import numpy as np
@@ -83,7 +84,7 @@ def on_call(number: int, function: Any, error: type[BaseException] = Killed) -> 
 # What is patched, and on which call it dies. A stage has 2 epochs of 6 batches.
 MOMENTS = {
     "in validation": (keras.Model, "evaluate", 2),
-    "in a checkpoint": (np, "savez", 3),
+    "in a checkpoint": (np.lib.format, "write_array", 100),
     "before a file is renamed": (os, "fsync", 15),
     "between stages": (BestEpoch, "start_stage", 2),
     "after the last stage": (recipe, "save_bundle", 1),
@@ -174,14 +175,20 @@ def test_plateau_and_patience_survive(
 def test_a_full_disk_leaves_the_last_checkpoint(
     config: Any, unbroken: Run, digit_folders: Path, tmp_path: Path
 ) -> None:
-    def full(file: Path, **arrays: Any) -> None:
-        file.write_bytes(b"half")
-        raise OSError(28, os.strerror(28))
+    files = iter(range(10))
+
+    class ThirdIsTooMuch(ZipFile):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            self.number = next(files)
+
+        def open(self, *args: Any, **kwargs: Any) -> Any:
+            if self.number == 2 and len(self.namelist()) == 3:
+                raise OSError(28, os.strerror(28))
+            return super().open(*args, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch:
-        savez = np.savez
-        calls = iter(range(10))
-        patch.setattr(np, "savez", lambda *a, **k: (full if next(calls) == 2 else savez)(*a, **k))
+        patch.setattr("foveate.training.checkpoint.ZipFile", ThirdIsTooMuch)
         with pytest.raises(RunError, match="must fit on the disk"):
             train(digit_folders, config, tmp_path / "run")
     run = Run(tmp_path / "run")
