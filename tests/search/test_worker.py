@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import optuna
@@ -23,9 +25,18 @@ from studies import (
 
 from foveate.config.files import load_config
 from foveate.errors import BudgetError, ConfigError, RunError
-from foveate.search.queue import has_outcome, original_number, queue_more, reclaim, reclaim_lost
+from foveate.search.queue import (
+    QueuedStudy,
+    QueueEmpty,
+    has_outcome,
+    original_number,
+    queue_more,
+    reclaim,
+    reclaim_lost,
+    this_worker,
+)
 from foveate.search.space import Space
-from foveate.search.study import StudyFolder, create_study
+from foveate.search.study import StudyFolder, create_study, open_storage
 from foveate.search.trial import with_share
 from foveate.search.worker import Worker
 
@@ -208,6 +219,36 @@ class TestKilled:
         assert accounted(folder) == list(range(8))
         pids = {one.user_attrs["worker"]["pid"] for one in trials(folder)}
         assert pids == {process.pid for process in workers}
+
+    def test_a_trial_is_taken_by_one_worker_alone(self, tmp_path: Path) -> None:
+        folder = study_folder(tmp_path / "study", search__trials="40")
+        taken: list[int] = []
+
+        def objective(trial: optuna.Trial) -> float:
+            taken.append(trial.number)
+            return 1.0
+
+        def work() -> None:
+            study = QueuedStudy(folder.name, open_storage(folder.storage_url()))
+            with pytest.raises(QueueEmpty):
+                study.optimize(objective)
+
+        with ThreadPoolExecutor(4) as pool:
+            for worker in [pool.submit(work) for _ in range(4)]:
+                worker.result()
+        assert sorted(taken) == list(range(40))
+        assert len(trials(folder)) == 40  # none was made up when the queue was empty
+
+    @pytest.mark.parametrize(("shift", "is_left"), [(0.0, False), (1.0, False), (100.0, True)])
+    def test_a_clock_that_is_set_does_not_make_a_worker_look_dead(
+        self, tmp_path: Path, shift: float, is_left: bool
+    ) -> None:
+        folder = study_folder(tmp_path / "study", search__trials="1")
+        other = psutil.Process(os.getppid())
+        known = {**this_worker(), "pid": other.pid, "since": other.create_time() + shift}
+        ask(folder.load()).set_user_attr("worker", known)
+        reclaim(folder.load())
+        assert (len(trials(folder)) == 2) == is_left
 
     def test_stopped_by_a_signal_its_trial_is_queued_again(self, tmp_path: Path) -> None:
         folder = study_folder(tmp_path / "study", search__budget__trial_time="600s")

@@ -39,6 +39,20 @@ _TRIALS = 20
 _CLOCK_SECONDS = 5.0
 
 
+class QueueEmpty(Exception):  # noqa: N818  nothing has gone wrong
+    """No trial waits any more: others have taken them."""
+
+
+class QueuedStudy(optuna.Study):
+    """A study of which only queued trials are taken: Optuna would add one to an empty queue."""
+
+    def _pop_waiting_trial_id(self) -> int:
+        taken = super()._pop_waiting_trial_id()
+        if taken is None:
+            raise QueueEmpty
+        return taken
+
+
 def first_trials(config: SearchConfig, space: Space) -> Iterator[dict[str, Any]]:
     """Say what to queue after the default settings.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import NullPool
@@ -126,7 +127,7 @@ def open_storage(url: str) -> optuna.storages.RDBStorage:
         options["connect_args"] = {"timeout": _LOCK_SECONDS}
     with settled():
         try:
-            return optuna.storages.RDBStorage(
+            storage = optuna.storages.RDBStorage(
                 full_url,
                 engine_kwargs=options,
                 heartbeat_interval=HEARTBEAT,
@@ -144,6 +145,26 @@ def open_storage(url: str) -> optuna.storages.RDBStorage:
                 "search.storage must be a database that can be reached, but got "
                 f"{shown(url)!r}: {reason}"
             ) from None
+    if url.startswith("sqlite"):
+        _lock_before_reading(storage.engine)
+    return storage
+
+
+def _lock_before_reading(engine: Engine) -> None:
+    """Have each transaction of SQLite wait for its turn before it reads.
+
+    Its driver locks the file at the first change only: two workers would read that a trial
+    waits, and both would take it.
+    """
+
+    @event.listens_for(engine, "connect")
+    def leave_transactions_to_us(connection: Any, record: Any) -> None:
+        del record
+        connection.isolation_level = None
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def _value(variable: re.Match[str]) -> str:

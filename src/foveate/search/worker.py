@@ -19,6 +19,8 @@ from foveate.errors import BudgetError, ConfigError, FoveateError, MissingDepend
 from foveate.search.look import Facts
 from foveate.search.nursery import Nursery
 from foveate.search.queue import (
+    QueuedStudy,
+    QueueEmpty,
     has_outcome,
     original_number,
     queue_again,
@@ -105,7 +107,7 @@ class Worker:
 
     def _load(self) -> optuna.Study:
         """Open the study with a sampler that depends on how many trials were begun, not on us."""
-        study = optuna.load_study(study_name=self._folder.name, storage=self._storage)
+        study = QueuedStudy(self._folder.name, self._storage)
         begun = sum(one.state != TrialState.WAITING for one in study.get_trials(deepcopy=False))
         seeds = np.random.SeedSequence([self._config.seed, begun, self._number])
         with settled():
@@ -136,6 +138,8 @@ class Worker:
 
         try:
             study.optimize(objective, n_trials=1, catch=(TrialFailed,))
+        except QueueEmpty:
+            return
         except KeyboardInterrupt:
             for number in taken:  # Optuna has ended it
                 queue_again(study, study.get_trials(deepcopy=False)[number])
