@@ -31,8 +31,9 @@ from foveate.training.trial_tiles import decoding_bytes, few_images
 from foveate.training.views import settle_views, stored_bytes
 
 _WARM_BATCHES = 3  # the first compiles, the next still grow the allocator
-_BATCHES = 4  # timed, at least
-_SECONDS = 2.0  # timed, at least
+_BATCHES = 5  # timed, at least: the first two of them may take up to a third longer
+_STEPS_SECONDS = 4.0  # of steps, timed, at least: from one second to the next they differ by 15 %
+_SECONDS = 2.0  # of all else, timed, at least
 
 
 def try_out(folder: Path) -> None:
@@ -205,7 +206,7 @@ class _StepTimes(keras.callbacks.Callback):
         if self._seen > _WARM_BATCHES:
             self.seconds.append(now - self._last)
         self._last = now
-        if len(self.seconds) >= _BATCHES and sum(self.seconds) >= _SECONDS:
+        if len(self.seconds) >= _BATCHES and sum(self.seconds) >= _STEPS_SECONDS:
             self.model.stop_training = True
 
     @property
