@@ -7,8 +7,6 @@ import warnings
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from foveate.config.settings import SplitConfig
 from foveate.data.checks import ManifestWarning
@@ -98,6 +96,9 @@ def _group_codes(manifest: Manifest) -> Codes | None:
     groups = _ranks(table["group"])
     if not is_repeated:
         return groups
+    from scipy.sparse import coo_array  # 15 MiB that most runs need not
+    from scipy.sparse.csgraph import connected_components
+
     images, width = _ranks(table["image"]), groups.max() + 1
     pairs = np.unique(images * width + groups)
     ends = pairs % width, pairs // width + width

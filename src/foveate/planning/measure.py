@@ -26,8 +26,8 @@ from foveate.disk import write_atomically
 from foveate.errors import FoveateError, RunError
 from foveate.planning.sizes import batch_sizes, next_size
 
-# The rooms below this one are named, not imported: they run in another process. It imports all
-# that a run does before it ends, so that the memory it starts from is that of a run.
+# The rooms below this one are named, not imported: they run in another process. What a run imports
+# when its training is over is left out: the memory it then takes is what training gave back.
 _CHILD = """
 import sys
 from pathlib import Path
@@ -37,7 +37,6 @@ if int(sys.argv[3]):
     machine.limit_cpus(int(sys.argv[3]))
 runtime.own_process()
 runtime.prepare(sys.argv[2])
-import foveate.evaluation.scores, foveate.report.report
 from foveate.errors import FoveateError
 from foveate.training.trial import try_out
 try:

@@ -10,7 +10,7 @@ import contextlib
 import importlib.util
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -18,9 +18,11 @@ from foveate import machine
 from foveate.errors import ConfigError, MissingDependencyError
 
 BACKENDS = ("tensorflow", "jax", "torch")
-_UNUSED = ("jax", "matplotlib", "pandas", "sklearn")
-"""What Keras imports where it is installed, for things that no run does: 250 MiB with TensorFlow,
+_UNUSED = ("jax", "matplotlib", "pandas", "scipy", "sklearn")
+"""What Keras and TensorFlow import where it is installed, for things that no run does: 260 MiB,
 and half of the time that the import takes."""
+_USED = {"jax": ("jax", "scipy")}
+"""What of it a backend needs."""
 _is_ours = False
 
 
@@ -96,14 +98,14 @@ def load(wanted: str = "auto") -> str:
     backend = choose_backend(wanted)
     os.environ["KERAS_BACKEND"] = backend
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    unused = [name for name in _UNUSED if name != backend] if _is_ours else []
+    unused = set(_UNUSED).difference(_USED.get(backend, ())) if _is_ours else ()
     with _native_messages_muted(), _hidden(unused):
         import keras  # noqa: F401
     return backend
 
 
 @contextlib.contextmanager
-def _hidden(packages: Sequence[str]) -> Iterator[None]:
+def _hidden(packages: Iterable[str]) -> Iterator[None]:
     """Have packages that are not imported yet look as if they were not installed."""
     hidden = [name for name in packages if name not in sys.modules]
     for name in hidden:

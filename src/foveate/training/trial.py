@@ -28,7 +28,7 @@ from foveate.training.prepare import Prepared, prepare
 from foveate.training.resizing import most_sizes
 from foveate.training.stages import Stage, plan_stages
 from foveate.training.trial_tiles import decoding_bytes, few_images
-from foveate.training.views import settle_views, stored_bytes
+from foveate.training.views import settle_views, stored_bytes, weight_bytes
 
 _WARM_BATCHES = 3  # the first compiles, the next still grow the allocator
 _BATCHES = 5  # timed, at least: the first two of them may take up to a third longer
@@ -56,13 +56,14 @@ def try_out(folder: Path) -> None:
     building = time.perf_counter() - began
     config = settle_views(config, prepared, model)
     about = _about(prepared, config, model)
-    decoding = 0
+    tried, decoding = prepared, 0
     if config.data.tiles.size is not None:
-        prepared = few_images(prepared)
-        decoding = decoding_bytes(prepared, config)
-    measured = _measure(prepared, config, model)
+        tried = few_images(prepared)
+        decoding = decoding_bytes(tried, config)
+    measured = _measure(tried, config, model)
     measured["peak_bytes"] += decoding
     measured["size_seconds"] += building
+    about["image_sizes"] = most_sizes(config, prepared, model)  # builds another: no run does
     (folder / "answer.json").write_text(json.dumps({"about": about, "try": measured}))
 
 
@@ -89,11 +90,10 @@ def _about(prepared: Prepared, config: RunConfig, model: keras.Model) -> dict[st
             "validation": prepared.rows("validation").num_samples,
             "test": prepared.num_judged("test"),
         },
-        "weight_bytes": sum(weight.nbytes for weight in model.get_weights()),
+        "weight_bytes": weight_bytes(model),
         "frozen_views": config.recipe.frozen_views,
         "feature_bytes": stored_bytes(prepared, model, config.recipe.frozen_views or 0),
         "has_bfloat16": runtime.has_bfloat16(),
-        "image_sizes": most_sizes(config, prepared, model),
     }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import keras
@@ -91,7 +90,12 @@ def stored_bytes(prepared: Prepared, model: keras.Model, views: int) -> int:
 
 def run_files_bytes(model: keras.Model) -> int:
     """Reckon the disk space of a run without features, in bytes."""
-    return RUN_FILES * sum(math.prod(weight.shape) * 4 for weight in model.weights)
+    return RUN_FILES * weight_bytes(model)
+
+
+def weight_bytes(model: keras.Model) -> int:
+    """Reckon the size of a model's weights, in bytes: float32 in any precision of the layers."""
+    return 4 * int(model.count_params())
 
 
 def _views_that_pay(config: RunConfig, prepared: Prepared) -> int:
