@@ -190,7 +190,7 @@ class TestSettle:
             BudgetError, match=r"budget\.ram must be at least [\d,]+ MiB"
         ) as caught:
             settle(config(), FOUND, USUAL, 300 * MIB)
-        assert "(800 MiB at the start, 50 MiB for training, 6% kept free)" in str(caught.value)
+        assert "(800 MiB at the start, 50 MiB for training, 10% kept free)" in str(caught.value)
         named = int(str(caught.value).split("at least ")[1].split(" MiB")[0].replace(",", ""))
         assert settle(config(), FOUND, USUAL, named * MIB).batch_size == 1
         with pytest.raises(BudgetError):

@@ -20,7 +20,7 @@ from foveate.planning.reckon import (
     sizes_that_pay,
 )
 from foveate.planning.resizing import image_sizes
-from foveate.planning.sizes import KEPT_FREE, batch_sizes, kept_free
+from foveate.planning.sizes import KEPT_FREE, batch_sizes
 
 _GIB = 1024**3
 _WORTH_SAYING = 0.95  # of the time; more is noise
@@ -84,7 +84,7 @@ def justify(
              "activations, gradients, optimizer, queue; by lines through "
              f"batches of {', '.join(str(one.batch_size) for one in measured.tries)}"),
         Line("memory, peak", f"= {size_text(plan.peak_bytes)} of {size_text(ram)}", "derived",
-             f"{kept_free(plan.batch_size):.0%} of the budget is kept free"),
+             f"{KEPT_FREE:.0%} of the budget is kept free"),
         Line("weights", size_text(measured.weight_bytes), "measured", "of the model"),
         Line("disk", size_text(RUN_FILES * measured.weight_bytes + measured.feature_bytes),
              "derived", f"checkpoints and model, {size_text(measured.feature_bytes)} of features"),

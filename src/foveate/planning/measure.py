@@ -27,7 +27,7 @@ from foveate.errors import FoveateError, RunError
 from foveate.planning.sizes import batch_sizes, next_size
 
 # The rooms below this one are named, not imported: they run in another process. What a run imports
-# when its training is over is left out: the memory it then takes is what training gave back.
+# when its training is over is left out: with it, the end took 1 % more than training at its peak.
 _CHILD = """
 import sys
 from pathlib import Path

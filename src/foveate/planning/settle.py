@@ -22,7 +22,7 @@ from foveate.planning.reckon import (
     time_error,
     total_seconds,
 )
-from foveate.planning.sizes import batch_sizes, kept_free
+from foveate.planning.sizes import KEPT_FREE, batch_sizes
 
 _STEP = 50 * 1024**2  # budgets are named in such steps
 
@@ -52,12 +52,8 @@ def settle(
     sizes = batch_sizes(config)
     if len(measured.tries) == 1:  # of others nothing is known
         sizes = [size for size in sizes if size <= measured.tries[0].batch_size]
-    num_sizes = config.recipe.image_sizes or 1
-    fitting = [
-        size
-        for size in sizes
-        if peak_bytes(measured, size, num_sizes) <= ram * (1 - kept_free(size))
-    ]
+    limit, num_sizes = ram * (1 - KEPT_FREE), config.recipe.image_sizes or 1
+    fitting = [s for s in sizes if peak_bytes(measured, s, num_sizes) <= limit]
     device_limit = config.budget.gpu_memory
     if device_limit is not None and measured.devices == ["cpu"]:
         raise ConfigError(
@@ -66,9 +62,7 @@ def settle(
         )
     if device_limit is not None:
         fitting = [
-            size
-            for size in fitting
-            if device_bytes(measured, size) <= device_limit * (1 - kept_free(size))
+            s for s in fitting if device_bytes(measured, s) <= device_limit * (1 - KEPT_FREE)
         ]
     if not fitting:
         raise BudgetError(_refusal(config, measured, sizes[0], ram))
@@ -112,16 +106,15 @@ def _refusal(config: RunConfig, measured: Measurement, smallest: int, ram: int) 
     beyond = max(peak - measured.base_bytes, 0)
     sum_of = f"{size_text(measured.base_bytes)} at the start, {size_text(beyond)} for training"
     which, stated = "budget.ram", ram
-    free = kept_free(smallest)
-    if peak / (1 - free) <= ram and device is not None:
+    if peak / (1 - KEPT_FREE) <= ram and device is not None:
         peak = device_bytes(measured, smallest)
         sum_of, which, stated = f"{size_text(peak)} for training", "budget.gpu_memory", device
-    needed = _rounded_up(peak / (1 - free))
+    needed = _rounded_up(peak / (1 - KEPT_FREE))
     is_pinned = len(batch_sizes(config)) == 1
     change = "leave data.batch_size out, or " if is_pinned and smallest > 1 else ""
     return (
         f"{which} must be at least {size_text(needed)} for this model at batch size {smallest} "
-        f"({sum_of}, {free:.0%} kept free), but got {size_text(stated)}. Raise it, {change}"
+        f"({sum_of}, {KEPT_FREE:.0%} kept free), but got {size_text(stated)}. Raise it, {change}"
         "choose a smaller data.image_size or model.backbone."
     )
 

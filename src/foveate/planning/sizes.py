@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from foveate.config.settings import RunConfig
-from foveate.planning.guard import NEAR
 
 KEPT_FREE = 0.1
 """Share of the memory that is not planned for: a run was seen to take up to 10 % more than its
@@ -14,15 +13,6 @@ _CONSTANT = 3.0
 """What the first batch adds once, for code and workspaces, is at least the memory of so many
 samples; on EfficientNet-Lite0 and its U-Net it was that of 3.3 to 4.9, on a U-Net over
 MobileNetV3Small at 128 pixels of 19."""
-
-
-def kept_free(batch_size: int) -> float:
-    """Say which share of the memory is not planned for.
-
-    It is less for single samples: nothing smaller is left to choose, so it is up to the run to
-    give back what it can where it comes near its limit.
-    """
-    return 1 - NEAR if batch_size == 1 else KEPT_FREE
 
 
 def batch_sizes(config: RunConfig) -> list[int]:
