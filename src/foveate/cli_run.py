@@ -73,6 +73,7 @@ def _conclude(finished: Any, clock: Any) -> int | Path:
     """Judge a run on its held-out split, and report."""
     from foveate.evaluation.scores import evaluate as judge
     from foveate.evaluation.scores import held_out_split
+    from foveate.planning.memory import give_back
     from foveate.report.report import write_report
 
     folder, state = shlex.quote(str(finished.folder)), finished.status()["state"]
@@ -82,6 +83,7 @@ def _conclude(finished: Any, clock: Any) -> int | Path:
         if finished.model_folder.exists():
             say(f"Judge what there is: foveate evaluate {folder}")
         return 130
+    give_back()  # what training has left
     split = held_out_split(finished)
     if split is not None:
         _show_scores(judge(finished, split))

@@ -58,6 +58,7 @@ def measured(slow: float = 0.0, waits: float = 0.0, compiling: float = 4.0, most
         Try(
             size,
             GIB,
+            GIB,
             None,
             {"fine_tune": [slow + 0.1 * size] * 5},
             {"fine_tune": waits},

@@ -34,6 +34,7 @@ def tried(size: int, waits: float = 0.0, slow: float = 0.0) -> Try:
     return Try(
         size,
         BASE + size * EACH,
+        BASE + size * EACH,
         None,
         {"frozen": [seconds / 5] * 5, "fine_tune": [seconds] * 5},
         {"frozen": waits, "fine_tune": waits},

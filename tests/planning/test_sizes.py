@@ -10,13 +10,17 @@ BASE = 800
 SIZES = [1, 2, 4, 8, 16, 32]
 
 
-def tried(each: float, once: float, limit: int, sizes: list[int] = SIZES) -> dict[int, int]:
-    """Ask and answer until nothing is left to try; memory grows by lines."""
+def tried(
+    each: float, once: float, limit: int, sizes: list[int] = SIZES, compiling: float = 0.0
+) -> dict[int, int]:
+    """Ask and answer until nothing is left to try; memory grows by lines, from a peak on."""
     peaks: dict[int, int] = {}
-    while (size := next_size(sizes, peaks, BASE, limit)) is not None:
+    steady: dict[int, int] = {}
+    while (size := next_size(sizes, peaks, steady, BASE, limit)) is not None:
         assert size in sizes
         assert size not in peaks
-        peaks[size] = round(BASE + once + each * size)
+        steady[size] = round(BASE + once + each * size)
+        peaks[size] = max(steady[size], round(BASE + compiling))
     return peaks
 
 
@@ -27,6 +31,15 @@ def test_no_try_after_the_first_exceeds_the_limit(each: float, share: float, lim
     first, *others = peaks
     assert first == 1
     assert others == sorted(others)
+    assert all(peaks[size] <= limit for size in others)
+
+
+@given(st.floats(1, 100), st.floats(3, 20), st.integers(900, 9000), st.floats(0, 1000))
+def test_nor_where_compiling_hides_what_a_sample_takes(
+    each: float, share: float, limit: int, compiling: float
+) -> None:
+    first, *others = (peaks := tried(each, share * each, limit, compiling=compiling))
+    assert first == 1
     assert all(peaks[size] <= limit for size in others)
 
 

@@ -9,13 +9,13 @@ resident at every sample.
 from __future__ import annotations
 
 import contextlib
-import gc
-import sys
 import threading
 import time
 from typing import Self
 
 import psutil
+
+from foveate.planning.memory import give_back
 
 NEAR = 0.94
 """Share of the limit above which something must give way."""
@@ -73,13 +73,8 @@ class MemoryGuard:
         return self._latest > NEAR * self.limit_bytes
 
     def relieve(self) -> None:
-        """Free what nobody refers to, give it back to the system, and look anew."""
-        gc.collect()
-        if sys.platform == "linux":
-            import ctypes
-
-            with contextlib.suppress(AttributeError):  # glibc has it, others do not
-                ctypes.CDLL(None).malloc_trim(0)
+        """Give back what is not needed, and look anew."""
+        give_back()
         self._sample(closely=True)
 
     def _watch(self) -> None:

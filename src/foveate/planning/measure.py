@@ -57,6 +57,7 @@ class Try:
     Attributes:
         batch_size: Samples of a batch.
         peak_bytes: Highest resident memory of the process.
+        steady_bytes: The same after the last batch of training, when compiling is over.
         device_bytes: Highest memory of the accelerator; None without one.
         stage_seconds: Seconds of each timed batch, loading included, by stage.
         wait_shares: Share of the time that was spent waiting for data, by stage.
@@ -69,6 +70,7 @@ class Try:
 
     batch_size: int
     peak_bytes: int
+    steady_bytes: int
     device_bytes: int | None
     stage_seconds: dict[str, list[float]]
     wait_shares: dict[str, float]
@@ -165,7 +167,7 @@ def _holds_at(limit: int, known: Measurement, sizes: list[int]) -> bool:
     if tried[-1] == sizes[-1]:
         return True
     for count in range(1, len(tried) + 1):
-        size = next_size(sizes, _peaks(known.tries[:count]), known.base_bytes, limit)
+        size = next_size(sizes, *levels(known.tries[:count]), known.base_bytes, limit)
         if size != (tried[count] if count < len(tried) else None):
             return False
     return True
@@ -209,7 +211,7 @@ def _try_out(
         about, first = _ask(folder, config, sizes[0], precision)
         bfloat16 = about.pop("has_bfloat16") and stated == "auto"
         tries, others, base = [first], [], about["base_bytes"]
-        while (size := next_size(sizes, _peaks(tries), base, limit)) is not None:
+        while (size := next_size(sizes, *levels(tries), base, limit)) is not None:
             if time.monotonic() > end:
                 break
             try:
@@ -253,8 +255,10 @@ def _ask(
     return found["about"], Try(**found["try"])
 
 
-def _peaks(tries: Sequence[Try]) -> dict[int, int]:
-    return {one.batch_size: one.peak_bytes for one in tries}
+def levels(tries: Sequence[Try]) -> tuple[dict[int, int], dict[int, int]]:
+    """Bytes by batch size: at the peak, and when training is steady."""
+    peaks = {one.batch_size: one.peak_bytes for one in tries}
+    return peaks, {one.batch_size: one.steady_bytes for one in tries}
 
 
 def _mistake(text: str) -> FoveateError:

@@ -1,7 +1,11 @@
-"""The memory of this process, now and at its highest."""
+"""The memory of this process: now, at its highest, and what of it can be given back."""
 
 from __future__ import annotations
 
+import ctypes
+import gc
+import mmap
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -27,3 +31,34 @@ def peak_bytes() -> int:
                 return int(line.split()[1]) * 1024
     memory = psutil.Process().memory_info()
     return int(getattr(memory, "peak_wset", memory.rss))  # Windows has the former
+
+
+def give_back() -> None:
+    """Give the system what this process keeps but does not need at the moment.
+
+    That is what nobody refers to; what the C library holds back; and the code and constants of
+    libraries, which come again from their files where they are needed. To import a backend and to
+    compile a model fills 400 MiB with these, of which training reads 60. They are given back on
+    Linux alone.
+    """
+    gc.collect()
+    if sys.platform != "linux":
+        return
+    libc = ctypes.CDLL(None)
+    with suppress(AttributeError):  # glibc has it, others do not
+        libc.malloc_trim(0)
+    with suppress(psutil.Error, OSError):  # the system does not let us look
+        # What is there twice is no library that another thread is about to load and to change.
+        for begin, end in _unchanged_pages() & _unchanged_pages():
+            libc.madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), mmap.MADV_DONTNEED)
+
+
+def _unchanged_pages() -> set[tuple[int, int]]:
+    """Addresses, (begin, end), at which files are mapped to be read and were never written to."""
+    found = set()
+    for one in psutil.Process().memory_maps(grouped=False):
+        changed = one.anonymous or one.private_dirty or one.shared_dirty or one.swap
+        if one.perms in ("r--p", "r-xp") and one.path.startswith("/") and not changed:
+            begin, end = one.addr.split("-")
+            found.add((int(begin, 16), int(end, 16)))
+    return found

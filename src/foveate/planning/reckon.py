@@ -7,8 +7,9 @@ from dataclasses import replace
 from statistics import median, quantiles
 from typing import Any
 
-from foveate.planning.measure import Measurement, Try
+from foveate.planning.measure import Measurement, Try, levels
 from foveate.planning.resizing import epochs_of_sizes, image_sizes
+from foveate.planning.sizes import sample_bytes
 
 _WORTH_IT = 1.1  # times as fast; less is noise
 END_SECONDS = 3.5
@@ -37,7 +38,11 @@ def peak_bytes(measured: Measurement, batch_size: int, sizes: int = 1) -> float:
         batch_size: Samples of a batch.
         sizes: Image sizes that the last stage goes through.
     """
-    peak = _between(measured.tries, batch_size, lambda one: one.peak_bytes)
+    tries, last = measured.tries, measured.tries[-1]
+    peak = _between(tries, batch_size, lambda one: one.peak_bytes)
+    if len(tries) > 1 and batch_size > last.batch_size:
+        more = batch_size - last.batch_size
+        peak = last.peak_bytes + more * sample_bytes(*levels(tries))
     return peak + (sizes - 1) * _size_bytes(measured)
 
 

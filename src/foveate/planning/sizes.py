@@ -11,8 +11,8 @@ KEPT_FREE = 0.1
 trial."""
 _CONSTANT = 3.0
 """What the first batch adds once, for code and workspaces, is at least the memory of so many
-samples; on EfficientNet-Lite0 and its U-Net it was that of 3.3 to 4.9, on a U-Net over
-MobileNetV3Small at 128 pixels of 19."""
+samples; with TensorFlow it was that of 11 to 27 on EfficientNet-Lite0, MobileNetV3Small and a
+U-Net over each."""
 
 
 def batch_sizes(config: RunConfig) -> list[int]:
@@ -23,12 +23,19 @@ def batch_sizes(config: RunConfig) -> list[int]:
     return [size for size in range(1, whole + 1) if whole % size == 0]
 
 
-def next_size(sizes: Sequence[int], peaks: Mapping[int, int], base: int, limit: int) -> int | None:
+def next_size(
+    sizes: Sequence[int],
+    peaks: Mapping[int, int],
+    steady: Mapping[int, int],
+    base: int,
+    limit: int,
+) -> int | None:
     """Choose what to try: the smallest size, the largest that surely fits, the largest that may.
 
     Args:
         sizes: All that may be taken, ascending.
         peaks: Bytes of memory by size, of those that were tried.
+        steady: The same when they were trained for a while.
         base: Bytes of memory before the first batch.
         limit: Bytes of memory that no try may exceed, as far as can be told.
 
@@ -37,12 +44,12 @@ def next_size(sizes: Sequence[int], peaks: Mapping[int, int], base: int, limit: 
     """
     if not peaks:
         return sizes[0]
-    largest, smallest = max(peaks), min(peaks)
+    largest = max(peaks)
     if len(peaks) == 1:
         # More than a sample takes: what a plan keeps free may be taken to learn how much it is.
         each = (peaks[largest] - base) / (largest + _CONSTANT)
     elif len(peaks) == 2:
-        each = max(peaks[largest] - peaks[smallest], 0) / (largest - smallest)
+        each = sample_bytes(peaks, steady)
         limit = round(limit * (1 - KEPT_FREE))
     else:
         return None
@@ -54,3 +61,16 @@ def next_size(sizes: Sequence[int], peaks: Mapping[int, int], base: int, limit: 
         ),
         default=None,
     )
+
+
+def sample_bytes(peaks: Mapping[int, int], steady: Mapping[int, int]) -> float:
+    """Reckon what a sample adds beyond the largest two sizes that were tried.
+
+    Between small ones the peak may be that of compiling and hardly grow, as training does.
+
+    Args:
+        peaks: As for `next_size`, of at least two sizes.
+        steady: As for `next_size`.
+    """
+    low, high = sorted(peaks)[-2:]
+    return max(0, *(levels[high] - levels[low] for levels in (peaks, steady))) / (high - low)

@@ -1,4 +1,4 @@
-"""What happens while a stage runs: the rate, the history, its time."""
+"""What happens while a stage runs: the rate, the history, its time, what compiling left."""
 
 from __future__ import annotations
 
@@ -11,10 +11,31 @@ import numpy as np
 
 from foveate.config.recipe import ScheduleConfig
 from foveate.data.loader import BatchLoader
+from foveate.planning.memory import give_back
 from foveate.runs import Run
 from foveate.training.best import better, monitored
 from foveate.training.clock import StageTime
 from foveate.training.schedule import rate_factor
+
+
+class GiveBack(keras.callbacks.Callback):
+    """Gives back what was needed to compile alone: after the first batch, and the first epoch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._batches = self._epochs = 0
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Give back, if training was just compiled."""
+        self._batches += 1
+        if self._batches == 1:
+            give_back()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Give back, if validation was just compiled."""
+        self._epochs += 1
+        if self._epochs == 1:
+            give_back()
 
 
 class LearningRate(keras.callbacks.Callback):

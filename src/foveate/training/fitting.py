@@ -14,10 +14,11 @@ from foveate.config.settings import RunConfig
 from foveate.data.loader import BatchLoader
 from foveate.errors import FoveateError
 from foveate.models.build import set_trainable
+from foveate.planning.memory import give_back
 from foveate.runs import Run
 from foveate.scale import runtime
 from foveate.training.best import BestEpoch
-from foveate.training.callbacks import History, LearningRate, TimeKeeper
+from foveate.training.callbacks import GiveBack, History, LearningRate, TimeKeeper
 from foveate.training.checkpoint import Checkpoint, load_weights
 from foveate.training.clock import RunTime, StageTime
 from foveate.training.optimizers import make_optimizer
@@ -148,7 +149,7 @@ def run_stage(
     watch = MemoryWatch(
         work.tally.guard, loader, checkpoints, config.gradient_accumulation_steps, console
     )
-    callbacks = [rate, best, keeper, history, display, left_out, watch, checkpoints]
+    callbacks = [GiveBack(), rate, best, keeper, history, display, left_out, watch, checkpoints]
     with (
         display,
         loaders_own_errors(*feed.loaders.values()),
@@ -228,6 +229,8 @@ def compile_stage(
 ) -> int:
     """Settle what is trained, then compile: Keras fixes the trainable variables there.
 
+    What the start, or the stage before, has left is given back.
+
     The optimizer has its variables then, as what was stored of it asks for.
 
     Args:
@@ -255,6 +258,7 @@ def compile_stage(
         **{measured: prepared.task.metrics()},
         jit_compile=runtime.jit_compile(),
     )
+    give_back()  # what the stage before has left
     # Where the first step made the optimizer's variables, TensorFlow would trace it twice.
     fitted.optimizer.build(fitted.trainable_variables)
     return trainable

@@ -21,8 +21,9 @@ from foveate.config.files import load_config
 from foveate.config.settings import RunConfig
 from foveate.data.manifest import Manifest
 from foveate.models.build import build_model, split_model
-from foveate.planning.memory import forget_peak, peak_bytes, resident_bytes
+from foveate.planning.memory import give_back, peak_bytes, resident_bytes
 from foveate.scale import runtime
+from foveate.training.callbacks import GiveBack
 from foveate.training.fitting import compile_stage
 from foveate.training.prepare import Prepared, prepare
 from foveate.training.resizing import most_sizes
@@ -55,6 +56,7 @@ def try_out(folder: Path) -> None:
         model = build_model(config.model, prepared.model_inputs, prepared.task, config.seed)
     building = time.perf_counter() - began
     config = settle_views(config, prepared, model)
+    give_back()
     about = _about(prepared, config, model)
     tried, decoding = prepared, 0
     if config.data.tiles.size is not None:
@@ -118,21 +120,22 @@ def _with_batch(config: RunConfig, batch_size: int) -> RunConfig:
 
 
 def _measure(prepared: Prepared, config: RunConfig, model: keras.Model) -> dict[str, Any]:
-    forget_peak()
-    stages, waits, forward, compiling, last = {}, {}, 0.0, 0.0, 0.0
+    stages, waits, forward, compiling, last, steady = {}, {}, 0.0, 0.0, 0.0, 0
     loader = prepared.loader("train", config)
     for stage in plan_stages(config):
         if stage.name == "frozen" and config.recipe.frozen_views:
             first, forward, stages[stage.name] = _on_features(prepared, config, model, stage)
             waits[stage.name] = 0.0
+            steady = max(steady, resident_bytes())
             compiling += first
             continue
         compile_stage(model, stage, prepared, config)
         watch = _StepTimes()
         waited = loader.wait_seconds
         # As many epochs as it takes: small sets have but a few batches.
-        model.fit(loader, epochs=10_000, shuffle=False, verbose=0, callbacks=[watch])
+        model.fit(loader, epochs=10_000, shuffle=False, verbose=0, callbacks=[watch, GiveBack()])
         stages[stage.name] = watch.seconds
+        steady = max(steady, watch.resident_bytes)
         compiling += watch.compiling
         last = watch.compiling
         waits[stage.name] = (loader.wait_seconds - waited) / max(watch.total, 1e-9)
@@ -143,6 +146,7 @@ def _measure(prepared: Prepared, config: RunConfig, model: keras.Model) -> dict[
     return {
         "batch_size": config.batch_size,
         "peak_bytes": peak_bytes(),
+        "steady_bytes": steady,
         "device_bytes": runtime.peak_device_bytes(),
         "stage_seconds": stages,
         "wait_shares": waits,
@@ -196,6 +200,7 @@ class _StepTimes(keras.callbacks.Callback):
         self.seconds: list[float] = []
         self._seen, self._last, self._first = 0, 0.0, time.perf_counter()
         self._first_step = 0.0
+        self.resident_bytes = 0
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Note the time; stop where there is enough of it."""
@@ -207,6 +212,7 @@ class _StepTimes(keras.callbacks.Callback):
             self.seconds.append(now - self._last)
         self._last = now
         if len(self.seconds) >= _BATCHES and sum(self.seconds) >= _STEPS_SECONDS:
+            self.resident_bytes = resident_bytes()
             self.model.stop_training = True
 
     @property

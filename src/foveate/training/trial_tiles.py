@@ -45,4 +45,6 @@ def decoding_bytes(prepared: Prepared, config: RunConfig) -> int:
         for row in range(manifest.num_samples):
             with suppress(SampleError):  # what the run does about it, it says itself
                 tiles.ids(row, 0, 1)
-    return max(peak_bytes() - before, 0)
+    decoding = max(peak_bytes() - before, 0)
+    forget_peak()
+    return decoding
