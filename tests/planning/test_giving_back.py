@@ -28,7 +28,7 @@ def test_what_an_import_has_read_is_given_back_and_comes_again() -> None:
     ran = subprocess.run(
         [sys.executable, "-c", IMPORT], capture_output=True, text=True, check=True
     )
-    assert int(ran.stdout) > 20 * MIB
+    assert int(ran.stdout) > 8 * MIB
 
 
 def test_a_changed_page_of_a_file_that_can_only_be_read_now_is_kept(tmp_path: Path) -> None:
