@@ -229,9 +229,8 @@ def compile_stage(
 ) -> int:
     """Settle what is trained, then compile: Keras fixes the trainable variables there.
 
-    What the start, or the stage before, has left is given back.
-
-    The optimizer has its variables then, as what was stored of it asks for.
+    The optimizer has its variables then, as what was stored of it asks for. What the start, or the
+    stage before, has left is given back.
 
     Args:
         model: The model of the run.
