@@ -83,6 +83,13 @@ def test_a_little_more_memory_is_not_measured_anew(
     assert limits == [1200 * MIB, 1300 * MIB]
 
 
+def test_a_size_whose_trial_failed_is_not_planned() -> None:
+    found = measured(tried(1), tried(4))
+    assert settle(config(), FOUND, found, 9000 * MIB).batch_size > 8
+    failed = replace(found, too_large=8)
+    assert settle(config(), FOUND, failed, 9000 * MIB).batch_size == 4
+
+
 class TestPrecision:
     """Another precision is taken where it was measured to be faster, and only there."""
 

@@ -97,6 +97,7 @@ class Measurement:
         tries: In ascending order of batch size, at least one.
         others: At a batch size of these, in another precision.
         limit: Bytes of memory at which larger batches were not tried any more.
+        too_large: Batch size whose trial failed; None where all went well.
         frozen_views: Views of each training image whose features are computed once.
         feature_bytes: Size of these features.
         image_sizes: How many image sizes the last stage may go through: as stated, or at most.
@@ -112,6 +113,7 @@ class Measurement:
     weight_bytes: int
     tries: list[Try]
     limit: int
+    too_large: int | None = None
     frozen_views: int = 0
     feature_bytes: int = 0
     image_sizes: int = 1
@@ -210,20 +212,21 @@ def _try_out(
         (folder / "config.toml").write_text(to_toml(config))
         about, first = _ask(folder, config, sizes[0], precision)
         bfloat16 = about.pop("has_bfloat16") and stated == "auto"
-        tries, others, base = [first], [], about["base_bytes"]
+        tries, others, base, too_large = [first], [], about["base_bytes"], None
         while (size := next_size(sizes, *levels(tries), base, limit)) is not None:
             if time.monotonic() > end:
                 break
             try:
                 tries.append(_ask(folder, config, size, precision)[1])
-            except RunError:  # too large after all; what is known of the smaller ones holds
+            except RunError:  # what is known of the smaller ones holds
+                too_large = size
                 break
         if bfloat16 and time.monotonic() <= end:
             with contextlib.suppress(RunError):
                 size = tries[len(tries) // 2].batch_size
                 others.append(_ask(folder, config, size, "mixed_bfloat16")[1])
     found = {"tries": map(asdict, tries), "others": map(asdict, others), "limit": limit}
-    return Measurement.from_dict({**about, **found})
+    return Measurement.from_dict({**about, **found, "too_large": too_large})
 
 
 def _ask(

@@ -42,7 +42,7 @@ def peak_bytes(measured: Measurement, batch_size: int, sizes: int = 1) -> float:
     peak = _between(tries, batch_size, lambda one: one.peak_bytes)
     if len(tries) > 1 and batch_size > last.batch_size:
         more = batch_size - last.batch_size
-        peak = last.peak_bytes + more * sample_bytes(*levels(tries))
+        peak = last.peak_bytes + more * sample_bytes(*levels(tries), measured.base_bytes)
     return peak + (sizes - 1) * _size_bytes(measured)
 
 

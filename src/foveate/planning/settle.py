@@ -52,6 +52,8 @@ def settle(
     sizes = batch_sizes(config)
     if len(measured.tries) == 1:  # of others nothing is known
         sizes = [size for size in sizes if size <= measured.tries[0].batch_size]
+    if measured.too_large is not None:
+        sizes = [size for size in sizes if size < measured.too_large]
     limit, num_sizes = ram * (1 - KEPT_FREE), config.recipe.image_sizes or 1
     fitting = [s for s in sizes if peak_bytes(measured, s, num_sizes) <= limit]
     device_limit = config.budget.gpu_memory

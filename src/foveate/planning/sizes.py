@@ -13,6 +13,8 @@ _CONSTANT = 3.0
 """What the first batch adds once, for code and workspaces, is at least the memory of so many
 samples; with TensorFlow it was that of 11 to 27 on EfficientNet-Lite0, MobileNetV3Small and a
 U-Net over each."""
+_CONSTANT_AT_MOST = 30.0
+"""No more than that, it is taken to be, where two sizes tell less of a sample than noise does."""
 
 
 def batch_sizes(config: RunConfig) -> list[int]:
@@ -49,7 +51,7 @@ def next_size(
         # More than a sample takes: what a plan keeps free may be taken to learn how much it is.
         each = (peaks[largest] - base) / (largest + _CONSTANT)
     elif len(peaks) == 2:
-        each = sample_bytes(peaks, steady)
+        each = sample_bytes(peaks, steady, base)
         limit = round(limit * (1 - KEPT_FREE))
     else:
         return None
@@ -63,14 +65,21 @@ def next_size(
     )
 
 
-def sample_bytes(peaks: Mapping[int, int], steady: Mapping[int, int]) -> float:
+def sample_bytes(peaks: Mapping[int, int], steady: Mapping[int, int], base: int) -> float:
     """Reckon what a sample adds beyond the largest two sizes that were tried.
 
-    Between small ones the peak may be that of compiling and hardly grow, as training does.
+    Between small ones the peak may be that of compiling and hardly grow, as training does, and
+    from one process to the next both differ by 10 MiB.
 
     Args:
         peaks: As for `next_size`, of at least two sizes.
         steady: As for `next_size`.
+        base: As for `next_size`.
     """
     low, high = sorted(peaks)[-2:]
-    return max(0, *(levels[high] - levels[low] for levels in (peaks, steady))) / (high - low)
+    return max(
+        (peaks[high] - peaks[low]) / (high - low),
+        (steady[high] - steady[low]) / (high - low),
+        (steady[high] - base) / (high + _CONSTANT_AT_MOST),
+        0.0,
+    )
