@@ -1,7 +1,5 @@
 """The batch sizes that are tried: few, within the limit as far as can be told, and enough."""
 
-from collections.abc import Sequence
-
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,12 +11,7 @@ SIZES = [1, 2, 4, 8, 16, 32]
 
 
 def tried(
-    each: float,
-    once: float,
-    limit: int,
-    sizes: list[int] = SIZES,
-    compiling: float = 0.0,
-    noise: Sequence[int] = (0, 0, 0),
+    each: float, once: float, limit: int, sizes: list[int] = SIZES, compiling: float = 0.0
 ) -> dict[int, int]:
     """Ask and answer until nothing is left to try; memory grows by lines, from a peak on."""
     peaks: dict[int, int] = {}
@@ -26,7 +19,7 @@ def tried(
     while (size := next_size(sizes, peaks, steady, BASE, limit)) is not None:
         assert size in sizes
         assert size not in peaks
-        steady[size] = round(BASE + once + each * size) + noise[len(steady)]
+        steady[size] = round(BASE + once + each * size)
         peaks[size] = max(steady[size], round(BASE + compiling))
     return peaks
 
@@ -50,17 +43,10 @@ def test_nor_where_compiling_hides_what_a_sample_takes(
     assert all(peaks[size] <= limit for size in others)
 
 
-@given(
-    st.floats(10, 100),
-    st.floats(10, 20),
-    st.integers(900, 9000),
-    st.lists(st.integers(-5, 5), min_size=3, max_size=3),
-)
-def test_nor_where_two_sizes_differ_by_noise(
-    each: float, share: float, limit: int, noise: list[int]
-) -> None:
-    _, *others = (peaks := tried(each, share * each, limit, noise=noise))
-    assert all(peaks[size] <= limit for size in others)
+def test_two_small_sizes_that_hardly_differ_promise_no_large_one() -> None:
+    """A U-Net on MobileNetV3Small, in MiB: 32 samples took 1,655, above the limit of 1,426."""
+    peaks, steady = {1: 955, 2: 962}, {1: 774, 2: 782}
+    assert next_size(SIZES, peaks, steady, 278, 1426) == 16
 
 
 @given(st.floats(1, 100), st.floats(3, 20), st.integers(900, 9000))
