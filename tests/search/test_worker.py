@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
+import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import optuna
@@ -194,6 +197,19 @@ def ask(study: optuna.Study) -> optuna.Trial:
         return study.ask()
 
 
+def stand_still(process: subprocess.Popen[bytes], folder: StudyFolder) -> None:
+    """Stop a worker, but not while it has the database locked: SQLite has others wait for it."""
+    while True:
+        process.send_signal(signal.SIGSTOP)
+        try:
+            with closing(sqlite3.connect(folder.path / "study.db", timeout=0.5)) as database:
+                database.execute("BEGIN IMMEDIATE")
+            return
+        except sqlite3.OperationalError:
+            process.send_signal(signal.SIGCONT)
+            time.sleep(0.05)
+
+
 class TestKilled:
     def test_a_trial_whose_worker_was_killed_is_queued_again(self, tmp_path: Path) -> None:
         folder = study_folder(tmp_path / "study", search__budget__trial_time="2s")
@@ -271,12 +287,27 @@ class TestKilled:
         )
         still = worker(folder, 0, impatient=True)
         until(lambda: any("folder" in one.user_attrs for one in running(folder)))
-        still.send_signal(signal.SIGSTOP)
+        stand_still(still, folder)
         other = worker(folder, 1, impatient=True)
         assert other.wait(100) == 0
         still.send_signal(signal.SIGCONT)
         assert still.wait(100) == 0
         assert accounted(folder) == [0, 1]
+
+    def test_a_worker_that_stood_still_at_once_leaves_its_trial(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("foveate.search.study.GRACE", 1)
+        folder = study_folder(tmp_path / "study", search__trials="1")
+        study = QueuedStudy(folder.name, open_storage(folder.storage_url()))
+        parent = psutil.Process(os.getppid())  # it lives, but its heart does not go on
+        known = {**this_worker(), "pid": parent.pid, "since": parent.create_time()}
+        ask(study).set_user_attr("worker", known)
+        reclaim(folder.load())
+        assert [one.state for one in trials(folder)] == [TrialState.RUNNING]
+        time.sleep(2.5)  # the database counts in whole seconds
+        reclaim(folder.load())
+        assert [one.state for one in trials(folder)] == [TrialState.FAIL, TrialState.WAITING]
 
     def test_one_that_was_just_taken_is_not_lost(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -23,6 +23,7 @@ from foveate.search.space import Space
 
 try:
     import optuna
+    from optuna.storages._heartbeat import BaseHeartbeat
     from optuna.trial import TrialState
 except ImportError:
     if not TYPE_CHECKING:
@@ -44,12 +45,18 @@ class QueueEmpty(Exception):  # noqa: N818  nothing has gone wrong
 
 
 class QueuedStudy(optuna.Study):
-    """A study of which only queued trials are taken: Optuna would add one to an empty queue."""
+    """A study of which only queued trials are taken: Optuna would add one to an empty queue.
+
+    A heart beats for a trial from when it is taken. Optuna leaves the first beat to a thread,
+    and a trial without one never counts as left: not even if its worker stands still.
+    """
 
     def _pop_waiting_trial_id(self) -> int:
         taken = super()._pop_waiting_trial_id()
         if taken is None:
             raise QueueEmpty
+        if isinstance(self._storage, BaseHeartbeat):
+            self._storage.record_heartbeat(taken)
         return taken
 
 
