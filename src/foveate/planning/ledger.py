@@ -75,7 +75,7 @@ def justify(
         Line("effective batch size", str(config.effective_batch_size), "stated",
              "samples of one step"),
         Line("batch size", str(plan.batch_size), chosen,
-             "data.batch_size" if is_pinned else "the fastest that fits, the larger where equal"),
+             "data.batch_size" if is_pinned else "the largest that fits and is as fast as any"),
         Line("accumulation", _counted(plan.gradient_accumulation_steps), "derived",
              "effective batch size / batch size"),
         Line("memory, start", size_text(measured.base_bytes), "measured",

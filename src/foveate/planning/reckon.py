@@ -11,7 +11,8 @@ from foveate.planning.measure import Measurement, Try, levels
 from foveate.planning.resizing import epochs_of_sizes, image_sizes
 from foveate.planning.sizes import sample_bytes
 
-_WORTH_IT = 1.1  # times as fast; less is noise
+WORTH_IT = 1.1
+"""Times as fast; less is noise."""
 END_SECONDS = 3.5
 """Saving the model (0.6), loading it to judge (1.5), pictures of the worst mistakes (0.3), the
 report (0.5), the end of the process (0.5), as measured with EfficientNet-Lite0 on two cores; what
@@ -92,7 +93,7 @@ def in_fastest_precision(measured: Measurement) -> Measurement:
     """
     for other in measured.others:
         base = next(one for one in measured.tries if one.batch_size == other.batch_size)
-        if _speedup(base, other) > _WORTH_IT:
+        if _speedup(base, other) > WORTH_IT:
             tries = [_scaled(one, base, other) for one in measured.tries]
             return replace(measured, tries=tries)
     return measured
@@ -189,7 +190,7 @@ def sizes_that_pay(
         if peak_bytes(measured, batch_size, sizes) <= limit
     ]
     best = min(possible, key=taken, default=1)
-    return (best, taken(best) / taken(1)) if taken(1) > _WORTH_IT * taken(best) else (1, 1.0)
+    return (best, taken(best) / taken(1)) if taken(1) > WORTH_IT * taken(best) else (1, 1.0)
 
 
 def _epochs_in(seconds: float, measured: Measurement, batch_size: int, repeat: int) -> int:

@@ -12,6 +12,7 @@ from foveate.planning.measure import Measurement
 from foveate.planning.plan import Plan, size_text
 from foveate.planning.reckon import (
     LOADING_LIMITS,
+    WORTH_IT,
     batch_seconds,
     device_bytes,
     epoch_seconds,
@@ -33,7 +34,11 @@ def settle(
     measured: Measurement,
     ram: int,
 ) -> Plan:
-    """Choose the largest batch that fits, and reckon what the run will take.
+    """Choose a batch, and reckon what the run will take.
+
+    It is the largest that fits and is as fast as any, for all that measurements can tell: to take
+    the lowest of noisy times would promise too much, and batch normalization does better with
+    more samples.
 
     Args:
         config: The settings.
@@ -68,7 +73,8 @@ def settle(
         ]
     if not fitting:
         raise BudgetError(_refusal(config, measured, sizes[0], ram))
-    batch_size = min(fitting, key=lambda size: (_cost(measured, size), -size))
+    fastest = min(_cost(measured, size) for size in fitting)
+    batch_size = max(size for size in fitting if _cost(measured, size) <= WORTH_IT * fastest)
     nearest, repeat = nearest_try(measured, batch_size), config.loader.repeat
     epochs = epoch_seconds(measured, batch_size, repeat)
     slowest = max(measured.stages, key=lambda stage: epochs[stage[0]] * (stage[1] or 1))[0]
@@ -95,11 +101,9 @@ def settle(
 
 
 def _cost(measured: Measurement, batch_size: int) -> float:
-    """Seconds a sample in the slowest stage, in steps of 2 %, which is noise."""
-    slowest = max(
-        batch_seconds(measured, name, batch_size) for name in measured.tries[0].stage_seconds
-    )
-    return round(math.log(max(slowest / batch_size, 1e-9)) / 0.02)
+    """Seconds a sample in the slowest stage."""
+    stages = measured.tries[0].stage_seconds
+    return max(batch_seconds(measured, name, batch_size) for name in stages) / batch_size
 
 
 def _refusal(config: RunConfig, measured: Measurement, smallest: int, ram: int) -> str:
