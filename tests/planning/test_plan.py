@@ -274,6 +274,20 @@ class TestSettle:
         )
 
 
+@pytest.mark.parametrize(("slowness", "expected"), [(1.08, 1.04), (1.3, 1.3)])
+def test_a_slow_moment_weighs_less_but_what_is_slow_stays_so(
+    slowness: float, expected: float
+) -> None:
+    *others, last = (tried(size, slow=0.5) for size in (1, 16, 32))
+    slow = {
+        name: [slowness * second for second in seconds]
+        for name, seconds in last.stage_seconds.items()
+    }
+    found = measured(*others, replace(last, stage_seconds=slow))
+    ratio = batch_seconds(found, "fine_tune", 32) / batch_seconds(measured(last), "fine_tune", 32)
+    assert ratio == pytest.approx(expected, rel=0.02)
+
+
 def test_short_runs_are_less_certain() -> None:
     """Starting and compiling are measured but once, and differ most."""
     tries = [replace(one, compile_seconds=30.0) for one in USUAL.tries]

@@ -10,7 +10,7 @@ import json
 import pickle
 import time
 from pathlib import Path
-from statistics import median
+from statistics import mean
 from typing import Any
 
 import keras
@@ -31,8 +31,8 @@ from foveate.training.stages import Stage, plan_stages
 from foveate.training.trial_tiles import decoding_bytes, few_images
 from foveate.training.views import settle_views, stored_bytes, weight_bytes
 
-_WARM_BATCHES = 3  # the first compiles, the next still grow the allocator
-_BATCHES = 5  # timed, at least: the first two of them may take up to a third longer
+_WARM_BATCHES = 5  # the first compiles, the next may take up to a third longer than later ones
+_BATCHES = 5  # timed, at least
 _STEPS_SECONDS = 4.0  # of steps, timed, at least: from one second to the next they differ by 15 %
 _SECONDS = 2.0  # of all else, timed, at least
 
@@ -129,9 +129,8 @@ def _measure(prepared: Prepared, config: RunConfig, model: keras.Model) -> dict[
             steady = max(steady, resident_bytes())
             compiling += first
             continue
+        watch, waited = _StepTimes(), loader.wait_seconds
         compile_stage(model, stage, prepared, config)
-        watch = _StepTimes()
-        waited = loader.wait_seconds
         # As many epochs as it takes: small sets have but a few batches.
         model.fit(loader, epochs=10_000, shuffle=False, verbose=0, callbacks=[watch, GiveBack()])
         stages[stage.name] = watch.seconds
@@ -188,7 +187,7 @@ def _on_features(
         ends.append(time.perf_counter())
     compiling = started - began + ends[1] - ends[0]
     steps = np.diff(ends[_WARM_BATCHES:]).tolist()
-    once = loader.batch_size * forward + median(steps)  # what was computed after compiling
+    once = loader.batch_size * forward + mean(steps)  # what was computed after compiling
     return max(compiling - once, 0.0), forward, steps
 
 
@@ -199,15 +198,15 @@ class _StepTimes(keras.callbacks.Callback):
         super().__init__()
         self.seconds: list[float] = []
         self._seen, self._last, self._first = 0, 0.0, time.perf_counter()
-        self._first_step = 0.0
+        self._warming = 0.0
         self.resident_bytes = 0
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Note the time; stop where there is enough of it."""
         now = time.perf_counter()
         self._seen += 1
-        if self._seen == 1:
-            self._first_step = now - self._first
+        if self._seen == _WARM_BATCHES:
+            self._warming = now - self._first
         if self._seen > _WARM_BATCHES:
             self.seconds.append(now - self._last)
         self._last = now
@@ -217,8 +216,8 @@ class _StepTimes(keras.callbacks.Callback):
 
     @property
     def compiling(self) -> float:
-        """Seconds that the first step took longer than those that were timed."""
-        return max(self._first_step - median(self.seconds), 0.0)
+        """Seconds that the first steps took longer than those that were timed."""
+        return max(self._warming - _WARM_BATCHES * mean(self.seconds), 0.0)
 
     @property
     def total(self) -> float:
