@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-import sqlite3
-import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from pathlib import Path
 
 import optuna
@@ -197,19 +194,6 @@ def ask(study: optuna.Study) -> optuna.Trial:
         return study.ask()
 
 
-def stand_still(process: subprocess.Popen[bytes], folder: StudyFolder) -> None:
-    """Stop a worker, but not while it has the database locked: SQLite has others wait for it."""
-    while True:
-        process.send_signal(signal.SIGSTOP)
-        try:
-            with closing(sqlite3.connect(folder.path / "study.db", timeout=0.5)) as database:
-                database.execute("BEGIN IMMEDIATE")
-            return
-        except sqlite3.OperationalError:
-            process.send_signal(signal.SIGCONT)
-            time.sleep(0.05)
-
-
 class TestKilled:
     def test_a_trial_whose_worker_was_killed_is_queued_again(self, tmp_path: Path) -> None:
         folder = study_folder(tmp_path / "study", search__budget__trial_time="2s")
@@ -287,7 +271,7 @@ class TestKilled:
         )
         still = worker(folder, 0, impatient=True)
         until(lambda: any("folder" in one.user_attrs for one in running(folder)))
-        stand_still(still, folder)
+        still.send_signal(signal.SIGSTOP)
         other = worker(folder, 1, impatient=True)
         assert other.wait(100) == 0
         still.send_signal(signal.SIGCONT)

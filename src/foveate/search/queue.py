@@ -23,13 +23,13 @@ from foveate.search.space import Space
 
 try:
     import optuna
-    from optuna.storages._heartbeat import BaseHeartbeat
     from optuna.trial import TrialState
 except ImportError:
     if not TYPE_CHECKING:
         raise MissingDependencyError(
             'A search needs Optuna. Run: pip install "foveate[search]"'
         ) from None
+from optuna.storages._heartbeat import BaseHeartbeat
 
 HEARTBEAT = 10
 """Seconds between two signs of life of a worker."""
