@@ -258,6 +258,24 @@ class TestSettle:
         assert plan.total_seconds is None
         assert any("10 min" in line.value for line in plan.ledger)
 
+    @given(rows=st.integers(0, 20_000), seconds=st.integers(1, 1000))
+    def test_a_time_for_no_model_is_refused_and_one_that_does_is_named(
+        self, rows: int, seconds: int
+    ) -> None:
+        open_stages = [("frozen", None), ("fine_tune", None)]
+        many = {"train": 800, "validation": rows, "test": rows}
+        tries = measured(tried(1), tried(4), tried(32), stages=open_stages, rows=many)
+        # Started, validated and judged at 50 samples a second, ended.
+        least = 10 + 2 * rows * 0.02 + END_SECONDS
+        if seconds >= least:
+            settle(config(budget={"time": seconds}), FOUND, tries, 2**40)
+            return
+        with pytest.raises(BudgetError, match=r"budget\.time must be at least") as error:
+            settle(config(budget={"time": seconds}), FOUND, tries, 2**40)
+        named = str(error.value).split('"')[1]
+        assert least <= float(named.rstrip("s")) <= 1.25 * least + 5
+        settle(config(budget={"time": named}), FOUND, tries, 2**40)
+
     def test_the_bottleneck_is_told(self) -> None:
         assert settle(config(), FOUND, USUAL, 8192 * MIB).bottleneck == "model"
         waiting = measured(*(tried(size, waits=0.5) for size in (1, 4, 32)))

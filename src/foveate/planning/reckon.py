@@ -252,10 +252,24 @@ def total_seconds(
     last = measured.stages[-1][0]
     full = epochs_at_full_size(measured, batch_size, counts[last], sizes)
     training = sum(epochs[name] * {**counts, last: full}[name] for name in counts)
-    held_out = measured.rows["test"] or measured.rows["validation"]
-    judging = held_out * nearest_try(measured, batch_size).validation_seconds
     features = features_seconds(measured, batch_size)
-    return features + training + judging + once_seconds(measured, batch_size, sizes)
+    once = once_seconds(measured, batch_size, sizes)
+    return features + training + _judging_seconds(measured, batch_size) + once
+
+
+def least_seconds(measured: Measurement, batch_size: int) -> float:
+    """Reckon the time from start to report of a run that trains for hardly more than no time.
+
+    Its model is validated once, and judged.
+    """
+    validation = measured.rows["validation"] * nearest_try(measured, batch_size).validation_seconds
+    judging = _judging_seconds(measured, batch_size)
+    return validation + judging + once_seconds(measured, batch_size)
+
+
+def _judging_seconds(measured: Measurement, batch_size: int) -> float:
+    held_out = measured.rows["test"] or measured.rows["validation"]
+    return held_out * nearest_try(measured, batch_size).validation_seconds
 
 
 def once_seconds(measured: Measurement, batch_size: int, sizes: int = 1) -> float:

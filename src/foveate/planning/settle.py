@@ -17,6 +17,7 @@ from foveate.planning.reckon import (
     device_bytes,
     epoch_seconds,
     in_fastest_precision,
+    least_seconds,
     nearest_try,
     peak_bytes,
     precision_gain,
@@ -25,7 +26,8 @@ from foveate.planning.reckon import (
 )
 from foveate.planning.sizes import KEPT_FREE, batch_sizes
 
-_STEP = 50 * 1024**2  # budgets are named in such steps
+_STEP, _SECONDS = 50 * 1024**2, 5  # budgets are named in such steps
+_SAFETY = 1.25  # a time that is named must do on a machine that others use as well
 
 
 def settle(
@@ -50,7 +52,8 @@ def settle(
         The plan.
 
     Raises:
-        BudgetError: Nothing fits; the message names the smallest budget that would do.
+        BudgetError: Nothing fits, or there is no time for any model; the message names the
+            smallest budget that would do.
         ConfigError: Memory of an accelerator is stated where there is none.
     """
     gain, measured = precision_gain(measured), in_fastest_precision(measured)
@@ -73,6 +76,7 @@ def settle(
         ]
     if not fitting:
         raise BudgetError(_refusal(config, measured, sizes[0], ram))
+    _require_time(config, min(least_seconds(measured, size) for size in fitting))
     fastest = min(_cost(measured, size) for size in fitting)
     batch_size = max(size for size in fitting if _cost(measured, size) <= WORTH_IT * fastest)
     nearest, repeat = nearest_try(measured, batch_size), config.loader.repeat
@@ -123,6 +127,17 @@ def _refusal(config: RunConfig, measured: Measurement, smallest: int, ram: int) 
         f"({sum_of}, {KEPT_FREE:.0%} kept free), but got {size_text(stated)}. Raise it, {change}"
         "choose a smaller data.image_size or model.backbone."
     )
+
+
+def _require_time(config: RunConfig, least: float) -> None:
+    stated = config.budget.time
+    if stated is not None and least > stated:
+        enough = _SECONDS * math.ceil(_SAFETY * least / _SECONDS)
+        raise BudgetError(
+            f'budget.time must be at least "{enough}s" for this model to start, be validated, '
+            f"judged and reported, but got {stated:.0f} s. Raise it, hold out fewer samples "
+            "(data.splits), or choose a smaller data.image_size or model.backbone."
+        )
 
 
 def _rounded_up(num_bytes: float) -> int:
