@@ -7,6 +7,7 @@ so it comes first.
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib.util
 import os
 import sys
@@ -101,6 +102,8 @@ def load(wanted: str = "auto") -> str:
     unused = set(_UNUSED).difference(_USED.get(backend, ())) if _is_ours else ()
     with _native_messages_muted(), _hidden(unused):
         import keras  # noqa: F401
+    if _is_ours:
+        gc.freeze()  # what was imported stays; to look through it takes half of each collection
     return backend
 
 

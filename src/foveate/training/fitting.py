@@ -149,7 +149,8 @@ def run_stage(
     watch = MemoryWatch(
         work.tally.guard, loader, checkpoints, config.gradient_accumulation_steps, console
     )
-    callbacks = [GiveBack(), rate, best, keeper, history, display, left_out, watch, checkpoints]
+    memory = GiveBack() if feed.model is model else None
+    callbacks = [memory, rate, best, keeper, history, display, left_out, watch, checkpoints]
     with (
         display,
         loaders_own_errors(*feed.loaders.values()),
@@ -230,7 +231,7 @@ def compile_stage(
     """Settle what is trained, then compile: Keras fixes the trainable variables there.
 
     The optimizer has its variables then, as what was stored of it asks for. What the start, or the
-    stage before, has left is given back.
+    stage before, has left is given back before a whole model is trained.
 
     Args:
         model: The model of the run.
@@ -257,7 +258,8 @@ def compile_stage(
         **{measured: prepared.task.metrics()},
         jit_compile=runtime.jit_compile(),
     )
-    give_back()  # what the stage before has left
+    if fitted is model:  # a head alone takes less than what came before it
+        give_back()
     # Where the first step made the optimizer's variables, TensorFlow would trace it twice.
     fitted.optimizer.build(fitted.trainable_variables)
     return trainable
