@@ -9,7 +9,7 @@ import sys
 import pytest
 
 _SCRIPT = """
-import json, sys
+import gc, json, sys
 from foveate.scale import runtime
 
 if {is_ours}:
@@ -17,8 +17,9 @@ if {is_ours}:
 runtime.prepare("tensorflow")
 import keras
 found = [name for name in ("sklearn", "pandas", "jax") if name in sys.modules]
+frozen = gc.get_freeze_count()
 import sklearn.linear_model, pandas
-print(json.dumps([found, keras.backend.backend(), len(pandas.DataFrame([1]))]))
+print(json.dumps([found, frozen, keras.backend.backend(), len(pandas.DataFrame([1]))]))
 """
 
 
@@ -30,6 +31,7 @@ def test_only_the_command_does_without_what_keras_imports_for_others(is_ours: bo
     told = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=240
     )
-    found, backend, rows = json.loads(told.stdout.splitlines()[-1])
+    found, frozen, backend, rows = json.loads(told.stdout.splitlines()[-1])
     assert (found == []) == is_ours
+    assert (frozen > 0) == is_ours  # what others have in their process may become garbage
     assert (backend, rows) == ("tensorflow", 1)
