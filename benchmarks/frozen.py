@@ -1,7 +1,8 @@
 """How much faster a frozen stage is whose features are computed once, and what it costs.
 
 Both ways train the head of EfficientNet-Lite0 for 20 epochs and fine-tune for a few, in turn, with
-each seed. The time is that of the frozen stage: all epochs, and the computing of the features.
+each seed, each in a process of its own, as the command has it. The time is that of the frozen
+stage: all epochs, and the computing of the features.
 
     python -m benchmarks.frozen table.csv --data.metadata age,sex
 """
@@ -15,6 +16,8 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -34,9 +37,7 @@ def main() -> None:
     options, rest = parser.parse_known_args()
 
     from foveate.config.files import split_tokens
-    from foveate.scale import runtime
 
-    runtime.prepare("auto")
     _, settings = split_tokens(rest)
     settings |= {
         "recipe.epochs": str(options.epochs),
@@ -50,7 +51,9 @@ def main() -> None:
             os.environ["FOVEATE_CACHE"] = f"{folder}/cache-{seed}"  # nothing is found of others
             for views, outcomes in found.items():
                 stated = {**settings, "seed": str(seed), "recipe.frozen_views": str(views)}
-                outcome = measure(options.data, stated, Path(folder, f"{seed}-{views}"))
+                out = Path(folder, f"{seed}-{views}")
+                with ProcessPoolExecutor(1, get_context("spawn")) as process:
+                    outcome = process.submit(measure, options.data, stated, out).result()
                 outcomes.append(outcome[:3])
                 print(
                     f"{seed:>4} {views:>5} {outcome[0]:>10.1f} s {outcome[1]:>10.3f} "
@@ -69,13 +72,17 @@ def main() -> None:
 
 
 def measure(data: str, settings: dict[str, str], out: Path) -> tuple[float, float, float, int]:
-    """Train once.
+    """Train once, in this process, which is to do nothing else.
 
     Returns:
         Seconds of the frozen stage; accuracy on the validation and on the test split; samples of
         the validation split.
     """
     from foveate.config.files import load_config
+    from foveate.scale import runtime
+
+    runtime.own_process()
+    runtime.prepare("auto")
     from foveate.evaluation.scores import evaluate
     from foveate.training.recipe import train
 
