@@ -100,9 +100,10 @@ def load(wanted: str = "auto") -> str:
     os.environ["KERAS_BACKEND"] = backend
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     unused = set(_UNUSED).difference(_USED.get(backend, ())) if _is_ours else ()
+    is_first = running_backend() is None
     with _native_messages_muted(), _hidden(unused):
         import keras  # noqa: F401
-    if _is_ours:
+    if _is_ours and is_first:
         gc.freeze()  # what was imported stays; to look through it takes half of each collection
     return backend
 

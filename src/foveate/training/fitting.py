@@ -258,7 +258,7 @@ def compile_stage(
         **{measured: prepared.task.metrics()},
         jit_compile=runtime.jit_compile(),
     )
-    if fitted is model:  # a head alone takes less than what came before it
+    if fitted is model:  # which takes more than its head alone
         give_back()
     # Where the first step made the optimizer's variables, TensorFlow would trace it twice.
     fitted.optimizer.build(fitted.trainable_variables)
