@@ -27,7 +27,7 @@ from foveate.planning.reckon import (
 from foveate.planning.sizes import KEPT_FREE, batch_sizes
 
 _STEP, _SECONDS = 50 * 1024**2, 5  # budgets are named in such steps
-_SAFETY = 1.25  # a time that is named must do on a machine that others use as well
+_SAFETY = 1.25  # a machine that others use as well takes longer
 
 
 def settle(
@@ -52,8 +52,8 @@ def settle(
         The plan.
 
     Raises:
-        BudgetError: Nothing fits, or there is no time for any model; the message names the
-            smallest budget that would do.
+        BudgetError: Nothing fits; the message names the smallest budget that would do. Or there
+            is no time for any model; it names about how much there must be beside measuring.
         ConfigError: Memory of an accelerator is stated where there is none.
     """
     gain, measured = precision_gain(measured), in_fastest_precision(measured)
@@ -135,7 +135,8 @@ def _require_time(config: RunConfig, least: float) -> None:
         enough = _SECONDS * math.ceil(_SAFETY * least / _SECONDS)
         raise BudgetError(
             f'budget.time must be at least "{enough}s" for this model to start, be validated, '
-            f"judged and reported, but got {stated:.0f} s. Raise it, hold out fewer samples "
+            "judged and reported, and more for training and for what planning measures, but got "
+            f"{stated:.0f} s. Raise it, hold out fewer samples "
             "(data.splits), or choose a smaller data.image_size or model.backbone."
         )
 
