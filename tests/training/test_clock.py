@@ -162,6 +162,29 @@ def test_too_little_time_names_what_would_do() -> None:
     enough.require_enough()
 
 
+def test_a_planned_validation_counts_until_there_is_one() -> None:
+    pace = Pace(batch_size=1, num_validated=100, planned=0.05)
+    assert pace.forward == 0.05
+    pace.add_batch(9.0)
+    pace.add_batch(2.0)
+    assert pace.forward == 0.05  # training takes 40 times as long
+    pace.add_epoch_end(9.0)
+    pace.add_epoch_end(8.0)
+    assert pace.forward == pytest.approx(0.08)
+
+
+@pytest.mark.parametrize("planned", [None, 0.1])
+def test_a_run_whose_validation_is_known_to_last_is_refused_at_once(
+    planned: float | None,
+) -> None:
+    run = RunTime(60.0, Clock(Watch()), Pace(1, 200, planned), 400)
+    if planned is None:
+        run.require_enough()
+    else:  # 60 s are judged
+        with pytest.raises(BudgetError, match=r"budget\.time"):
+            run.require_enough()
+
+
 def test_a_run_that_goes_on_is_not_refused() -> None:
     watch = Watch()
     run = run_time(watch, 20, is_resumed=True)

@@ -71,7 +71,7 @@ def justify(
              "derived" if config.runtime.backend == "auto" else "pinned", "runtime.backend"),
         _precision_line(plan, config, gain),
         Line("image size", f"{plan.image_size[0]}x{plan.image_size[1]}", size,
-             stated if size == "pinned" else "the backbone's own"),
+             stated if size == "pinned" else _reason_of_size(measured)),
         Line("effective batch size", str(config.effective_batch_size), "stated",
              "samples of one step"),
         Line("batch size", str(plan.batch_size), chosen,
@@ -128,6 +128,13 @@ def fastest_of(plans: Sequence[Plan], problems: Mapping[str, Exception]) -> Plan
         for line in first.ledger
     ]
     return replace(first, ledger=ledger)
+
+
+def _reason_of_size(measured: Measurement) -> str:
+    if measured.too_large_images is None:
+        return "the backbone's own, or the images' where it has none"
+    height, width = measured.too_large_images
+    return f"the usual {height}x{width} does not fit"
 
 
 def _counted(batches: int) -> str:

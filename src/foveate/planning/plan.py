@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import (
     ByteSize,
     ConfigDict,
+    NonNegativeFloat,
     NonNegativeInt,
     PositiveInt,
     TypeAdapter,
@@ -65,6 +66,7 @@ class Plan:
         bottleneck: ``loading`` or ``model``.
         ledger: All lines.
         advice: What would change with more, or is worth knowing.
+        validation_seconds: Time that judging a sample takes; None where it is not known.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -84,6 +86,7 @@ class Plan:
     bottleneck: Literal["loading", "model"]
     ledger: list[Line]
     advice: list[str]
+    validation_seconds: NonNegativeFloat | None = None
 
     @classmethod
     def load(cls, path: str | Path) -> Plan:

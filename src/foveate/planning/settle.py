@@ -57,23 +57,8 @@ def settle(
         ConfigError: Memory of an accelerator is stated where there is none.
     """
     gain, measured = precision_gain(measured), in_fastest_precision(measured)
-    sizes = batch_sizes(config)
-    if len(measured.tries) == 1:  # of others nothing is known
-        sizes = [size for size in sizes if size <= measured.tries[0].batch_size]
-    if measured.too_large is not None:
-        sizes = [size for size in sizes if size < measured.too_large]
-    limit, num_sizes = ram * (1 - KEPT_FREE), config.recipe.image_sizes or 1
-    fitting = [s for s in sizes if peak_bytes(measured, s, num_sizes) <= limit]
-    device_limit = config.budget.gpu_memory
-    if device_limit is not None and measured.devices == ["cpu"]:
-        raise ConfigError(
-            f"budget.gpu_memory needs an accelerator, but {measured.backend} computes on the "
-            "processor here. State budget.ram instead."
-        )
-    if device_limit is not None:
-        fitting = [
-            s for s in fitting if device_bytes(measured, s) <= device_limit * (1 - KEPT_FREE)
-        ]
+    sizes, num_sizes = _known_sizes(config, measured), config.recipe.image_sizes or 1
+    fitting = fitting_sizes(config, measured, ram)
     if not fitting:
         raise BudgetError(_refusal(config, measured, sizes[0], ram))
     _require_time(config, min(least_seconds(measured, size) for size in fitting))
@@ -99,9 +84,40 @@ def settle(
         bottleneck="loading" if waits > LOADING_LIMITS else "model",
         ledger=[],
         advice=advice(measured, sizes, batch_size, ram, waits, epochs),
+        validation_seconds=nearest.validation_seconds or None,
     )
     plan.ledger.extend(justify(plan, config, found, measured, ram, waits, gain))
     return plan
+
+
+def fitting_sizes(config: RunConfig, measured: Measurement, ram: int) -> list[int]:
+    """List the batch sizes that fit, ascending; arguments and errors as for `settle`."""
+    limit, num_sizes = ram * (1 - KEPT_FREE), config.recipe.image_sizes or 1
+    fitting = [
+        size
+        for size in _known_sizes(config, measured)
+        if peak_bytes(measured, size, num_sizes) <= limit
+    ]
+    device_limit = config.budget.gpu_memory
+    if device_limit is None:
+        return fitting
+    if measured.devices == ["cpu"]:
+        raise ConfigError(
+            f"budget.gpu_memory needs an accelerator, but {measured.backend} computes on the "
+            "processor here. State budget.ram instead."
+        )
+    limit = device_limit * (1 - KEPT_FREE)
+    return [size for size in fitting if device_bytes(measured, size) <= limit]
+
+
+def _known_sizes(config: RunConfig, measured: Measurement) -> list[int]:
+    """Batch sizes of which something can be told."""
+    sizes = batch_sizes(config)
+    if len(measured.tries) == 1:  # of others nothing is known
+        sizes = [size for size in sizes if size <= measured.tries[0].batch_size]
+    if measured.too_large is not None:
+        sizes = [size for size in sizes if size < measured.too_large]
+    return sizes
 
 
 def _cost(measured: Measurement, batch_size: int) -> float:
@@ -122,9 +138,11 @@ def _refusal(config: RunConfig, measured: Measurement, smallest: int, ram: int) 
     needed = _rounded_up(peak / (1 - KEPT_FREE))
     is_pinned = len(batch_sizes(config)) == 1
     change = "leave data.batch_size out, or " if is_pinned and smallest > 1 else ""
+    height, width = measured.image_size
     return (
         f"{which} must be at least {size_text(needed)} for this model at batch size {smallest} "
-        f"({sum_of}, {KEPT_FREE:.0%} kept free), but got {size_text(stated)}. Raise it, {change}"
+        f"and images of {height}x{width} ({sum_of}, {KEPT_FREE:.0%} kept free), but "
+        f"got {size_text(stated)}. Raise it, {change}"
         "choose a smaller data.image_size or model.backbone."
     )
 

@@ -60,13 +60,15 @@ class Pace:
     Args:
         batch_size: Samples of a training batch.
         num_validated: Samples of a validation; 0 where there is none.
+        planned: Seconds of judging a sample, as a plan has measured them; None without one.
 
     Attributes:
         batch: Mean seconds of a batch of the stage, loading included; 0 before its second one.
     """
 
-    def __init__(self, batch_size: int, num_validated: int) -> None:
+    def __init__(self, batch_size: int, num_validated: int, planned: float | None = None) -> None:
         self._batch_size, self._num_validated = batch_size, num_validated
+        self._planned = math.inf if planned is None else planned
         self._cold: float | None = None  # the first end of an epoch, which compiles
         self._warm: float | None = None  # the last one that did not
         self._compile = math.inf  # of the stage that compiled fastest
@@ -124,10 +126,14 @@ class Pace:
 
     @property
     def forward(self) -> float:
-        """Seconds of judging a sample: as validation took, and no more than training did."""
-        judged = self._sample
+        """Seconds of judging a sample: as validation took, and no more than training did.
+
+        Before a validation, as it was planned.
+        """
+        judged = self._planned
         if self._warm is not None and self._num_validated and not self._is_apart:
-            judged = min(judged, self._warm / self._num_validated)
+            judged = self._warm / self._num_validated
+        judged = min(judged, self._sample)
         return judged if math.isfinite(judged) else 0.0
 
     @property
@@ -184,7 +190,9 @@ class RunTime:
         Raises:
             BudgetError: There is not.
         """
-        ahead = self.pace.epoch_end or _FIRST_SECONDS
+        ahead = self.pace.epoch_end
+        if not ahead or not self.pace.batch:
+            ahead += _FIRST_SECONDS
         needed = self.clock.spent + ahead + self._budget - self.training_end
         if self._is_resumed or needed <= self._budget:
             return

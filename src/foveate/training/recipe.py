@@ -81,7 +81,7 @@ def train(
     run.require_unused()
     runtime.prepare(config.runtime.backend)
     plan_stages(config)
-    work = set_up(run, data, config, console, clock)
+    work = set_up(run, data, config, console, clock, plan=plan)
     if work.time is not None:
         work.time.require_enough()
     Run.create(run.folder, work.config)
@@ -129,7 +129,9 @@ def resume(
             f"The run {str(run.folder)!r} must have a checkpoint to go on from, but got none: "
             "it was stopped before its first. Delete the folder and start anew."
         )
-    work = set_up(run, Manifest.load(run.manifest_path), config, console, clock, checkpoint)
+    plan = Plan.load(run.plan_path) if run.plan_path.exists() else None
+    manifest = Manifest.load(run.manifest_path)
+    work = set_up(run, manifest, config, console, clock, checkpoint, plan)
     work.tally.add(_taken_before(run, clock, checkpoint))
     run.cut_history(checkpoint.state["num_epochs"] if checkpoint else 0)
     with _leaving_nothing_half_done(work):

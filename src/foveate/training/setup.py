@@ -13,6 +13,7 @@ from foveate.config.settings import RunConfig
 from foveate.errors import ConfigError, nearest
 from foveate.models.build import build_model
 from foveate.planning.guard import MemoryGuard
+from foveate.planning.plan import Plan
 from foveate.runs import Run
 from foveate.scale import runtime
 from foveate.training.checkpoint import Checkpoint
@@ -35,6 +36,7 @@ def set_up(
     console: Console,
     clock: Clock,
     checkpoint: Checkpoint | None = None,
+    plan: Plan | None = None,
 ) -> Work:
     """Read the data, build the model, check what can be checked.
 
@@ -45,6 +47,7 @@ def set_up(
         console: Where progress is shown.
         clock: Counts the time of the run.
         checkpoint: Where to go on, if the run is not new.
+        plan: What was measured before.
 
     Returns:
         All that the run works with; its settings leave nothing open.
@@ -62,19 +65,25 @@ def set_up(
     )
     config = settle_views(settle_sizes(config, prepared, model), prepared, model)
     tally = Tally(clock, MemoryGuard(memory_limit(config)))
-    time = _time(config, prepared, clock, checkpoint is not None, slowness)
+    planned = plan.validation_seconds if plan else None
+    time = _time(config, prepared, clock, checkpoint is not None, slowness, planned)
     stopping = settle_stopping(config, prepared)
     return Work(run, config, prepared, model, stopping, console, tally, time)
 
 
 def _time(
-    config: RunConfig, prepared: Prepared, clock: Clock, is_resumed: bool, slowness: float
+    config: RunConfig,
+    prepared: Prepared,
+    clock: Clock,
+    is_resumed: bool,
+    slowness: float,
+    planned: float | None,
 ) -> RunTime | None:
     """What the run may take; samples of the test split, or those in its place, are judged."""
     if config.budget.time is None:
         return None
     judged = prepared.num_judged("test") or prepared.num_judged("validation")
-    pace = Pace(config.batch_size, prepared.rows("validation").num_samples)
+    pace = Pace(config.batch_size, prepared.rows("validation").num_samples, planned)
     return RunTime(config.budget.time, clock, pace, judged, is_resumed, slowness)
 
 
