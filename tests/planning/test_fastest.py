@@ -13,7 +13,7 @@ from test_plan import BASE, USUAL
 from foveate.config.settings import RunConfig
 from foveate.data.manifest import Manifest
 from foveate.errors import BudgetError, ConfigError, RunError
-from foveate.planning.measure import Measurement
+from foveate.planning.measurement import Measurement
 from foveate.planning.plan import Plan
 from foveate.planning.planner import make_plan
 from foveate.scale import runtime

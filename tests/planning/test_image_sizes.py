@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from foveate.config.settings import RunConfig
 from foveate.planning.fingerprint import Fingerprint
-from foveate.planning.measure import Measurement, Try
+from foveate.planning.measurement import Measurement, Try
 from foveate.planning.plan import Plan
 from foveate.planning.reckon import epochs_at_full_size, peak_bytes, sizes_that_pay
 from foveate.planning.resizing import epochs_of_sizes, image_sizes, side_shares

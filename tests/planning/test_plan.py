@@ -17,7 +17,7 @@ from foveate.config.settings import RunConfig
 from foveate.errors import BudgetError, ConfigError
 from foveate.planning import measure
 from foveate.planning.fingerprint import Fingerprint
-from foveate.planning.measure import Measurement, Try
+from foveate.planning.measurement import Measurement, Try
 from foveate.planning.plan import Plan
 from foveate.planning.planner import hold_to_budget
 from foveate.planning.reckon import END_SECONDS, batch_seconds, peak_bytes
@@ -121,6 +121,57 @@ class TestPrecision:
         tries = [replace(one, precision="mixed_float16") for one in USUAL.tries]
         plan = settle(stated, FOUND, replace(USUAL, tries=tries), 3000 * MIB)
         assert plan.precision == "mixed_float16"
+
+
+class TestLoading:
+    """Processes load where that was measured to be faster, and only there."""
+
+    def found(self, share: float, precision: Any = "float32") -> Measurement:
+        """As with batches of four alone, of which processes make that much of the time."""
+        base = tried(4, waits=0.5)
+        others = []
+        if precision != "float32":
+            half = {name: [s / 2 for s in took] for name, took in base.stage_seconds.items()}
+            base = replace(base, stage_seconds=half)
+            others = [replace(base, precision=precision)]
+            base = replace(base, stage_seconds=tried(4).stage_seconds)
+        latest = others[-1] if others else base
+        loaded = {name: [share * s for s in took] for name, took in latest.stage_seconds.items()}
+        less = dict.fromkeys(base.wait_shares, 0.1)
+        others.append(
+            replace(
+                latest, processes=4, stage_seconds=loaded, wait_shares=less,
+                peak_bytes=base.peak_bytes + 600 * MIB,
+            )
+        )  # fmt: skip
+        return measured(base, others=others)
+
+    @pytest.mark.parametrize(("share", "processes"), [(0.6, 4), (0.97, 0)])
+    @pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+    def test_the_faster_way(self, share: float, processes: int, precision: str) -> None:
+        plan = settle(config(), FOUND, self.found(share, precision), 3000 * MIB)
+        assert (plan.processes, plan.precision) == (processes, precision)
+        assert plan.apply(config()).loader.processes == processes
+        assert plan.bottleneck == ("model" if processes else "loading")
+        assert plan.peak_bytes == BASE + 4 * EACH + (600 * MIB if processes else 0)
+        (line,) = (line for line in plan.ledger if line.name == "loader")
+        assert line.source == "measured"
+        assert f"{1 / share:.2f} times as fast" in line.reason
+
+    def test_they_are_left_out_where_they_do_not_fit(self) -> None:
+        plan = settle(config(), FOUND, self.found(0.6), 1500 * MIB)
+        assert plan.processes == 0
+        assert plan.peak_bytes == BASE + 4 * EACH
+
+    def test_a_stated_number_is_kept(self) -> None:
+        stated = config(loader={"processes": 2})
+        plan = settle(stated, FOUND, measured(replace(tried(4), processes=2)), 3000 * MIB)
+        assert plan.processes == 2
+        (line,) = (line for line in plan.ledger if line.name == "loader")
+        assert line.source == "pinned"
+        assert "2 processes" in line.value
+        with pytest.raises(ConfigError, match=r"loader\.processes must be as in the plan, 2"):
+            plan.apply(config(loader={"processes": 3}))
 
 
 class TestFile:

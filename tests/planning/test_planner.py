@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
+from foveate import machine
 from foveate.data.manifest import Manifest
 from foveate.errors import BudgetError, ConfigError, SampleError
 from foveate.planning import measure as measuring
 from foveate.planning.fingerprint import fingerprint
+from foveate.planning.measurement import Measurement
 from foveate.planning.planner import hold_to_budget, make_plan, show
 
 GIB = 1024**3
@@ -97,6 +101,21 @@ class TestMakePlan:
         config = tiny_config(model__backbone="simple_cn", budget__ram=str(8 * GIB))
         with pytest.raises(ConfigError, match="Did you mean 'simple_cnn'"):
             make_plan(digit_folders, config)
+
+
+def test_processes_are_tried_where_threads_may_wait(
+    planned: Any, tiny_config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on eight processors, with a model that waits for data at any rate."""
+    monkeypatch.setattr(machine, "cpu_count", lambda: 8)
+    monkeypatch.setattr(measuring, "LOADING_LIMITS", -1.0)
+    config = tiny_config(recipe__precision="float32")
+    found = measuring.measure(planned[1], config, 8 * GIB)
+    (threads,), (processes,) = found.tries, found.others
+    assert (threads.processes, processes.processes) == (0, 2)
+    # Each of them has NumPy, OpenCV and Polars to load.
+    assert processes.peak_bytes > threads.peak_bytes + 2 * 20 * 1024**2
+    assert Measurement.from_dict(json.loads(json.dumps(asdict(found)))) == found
 
 
 def test_nothing_is_measured_unless_memory_is_stated(tiny_config: Callable[..., Any]) -> None:

@@ -125,8 +125,9 @@ class LoaderConfig(Section):
     """Threads that read, decode and augment; one per processor when not set."""
     queue: ByteSize = ByteSize(256 * 1024**2)
     """Most memory that batches waiting for the model may take, such as "256MiB"."""
-    processes: Annotated[int, Field(ge=0)] = 0
-    """Processes that share the threads' work; 0 for none, which is best on few cores."""
+    processes: Annotated[int, Field(ge=0)] | None = None
+    """Processes that share the threads' work; 0 for none, which is best on few cores. When not
+    set, none, or as many as a plan has measured to be faster."""
     sampling: Literal["uniform", "balanced", "weighted"] = "uniform"
     """Which training rows an epoch draws: each once; each class equally often; or each row in
     proportion to its weight (data.weight)."""

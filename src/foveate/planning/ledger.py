@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from foveate import machine
 from foveate.config.settings import RunConfig
 from foveate.errors import BudgetError
 from foveate.planning.fingerprint import Fingerprint
-from foveate.planning.measure import Measurement
+from foveate.planning.measurement import LOADING_LIMITS, Measurement
 from foveate.planning.plan import Line, Plan, Source, size_text, time_text
 from foveate.planning.reckon import (
-    LOADING_LIMITS,
     batch_seconds,
     features_seconds,
     nearest_try,
@@ -36,7 +36,7 @@ def justify(
     measured: Measurement,
     ram: int,
     waits: float,
-    gain: float | None,
+    gained: tuple[float | None, float | None],
 ) -> list[Line]:
     """Write the ledger.
 
@@ -47,7 +47,8 @@ def justify(
         measured: What the machine does.
         ram: Bytes of memory that the run may take.
         waits: Share of the time of the longest stage that is spent waiting for data.
-        gain: How many times as fast mixed_bfloat16 is; None where it was not tried.
+        gained: How many times as fast mixed_bfloat16 is, and loading by processes; None where it
+            was not tried.
 
     Returns:
         All lines.
@@ -69,7 +70,7 @@ def justify(
         ),
         Line("backend", f"{plan.backend} on {', '.join(measured.devices)}",
              "derived" if config.runtime.backend == "auto" else "pinned", "runtime.backend"),
-        _precision_line(plan, config, gain),
+        _precision_line(plan, config, gained[0]),
         Line("image size", f"{plan.image_size[0]}x{plan.image_size[1]}", size,
              stated if size == "pinned" else _reason_of_size(measured)),
         Line("effective batch size", str(config.effective_batch_size), "stated",
@@ -78,6 +79,9 @@ def justify(
              "data.batch_size" if is_pinned else "the largest that fits and is as fast as any"),
         Line("accumulation", _counted(plan.gradient_accumulation_steps), "derived",
              "effective batch size / batch size"),
+        _loader_line(plan, config, gained[1]),
+        Line("queue", size_text(plan.queue_bytes), "derived",
+             "loader.queue, or a part of the memory: batches that wait, at most"),
         Line("memory, start", size_text(measured.base_bytes), "measured",
              "libraries, table and model before the first batch"),
         Line("memory, training", f"+ {size_text(beyond)}", "measured",
@@ -148,6 +152,20 @@ def _precision_line(plan: Plan, config: RunConfig, gain: float | None) -> Line:
         return Line("precision", plan.precision, "derived", "nothing else was tried here")
     return Line("precision", plan.precision, "measured",
                 f"mixed_bfloat16 trains {gain:.2f} times as fast as float32")  # fmt: skip
+
+
+def _loader_line(plan: Plan, config: RunConfig, gain: float | None) -> Line:
+    threads = config.loader.threads or machine.cpu_count()
+    value = f"{threads} thread{'s' if threads > 1 else ''}"
+    if plan.processes:
+        value += f" in {plan.processes} process{'es' if plan.processes > 1 else ''}"
+    if gain is not None:
+        reason = f"processes make training {gain:.2f} times as fast as threads alone"
+        return Line("loader", value, "measured", reason)
+    if config.loader.processes is not None:
+        return Line("loader", value, "pinned", "loader.processes")
+    source: Source = "derived" if config.loader.threads is None else "pinned"
+    return Line("loader", value, source, "loader.threads, one per processor when not set")
 
 
 def _stage_lines(

@@ -11,19 +11,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from foveate import machine
 from foveate.config.files import to_toml
-from foveate.config.recipe import Precision
-from foveate.config.settings import Backend, RunConfig
+from foveate.config.settings import RunConfig
 from foveate.data.listings import cache_folder
 from foveate.data.manifest import Manifest
 from foveate.disk import write_atomically
 from foveate.errors import FoveateError, RunError
+from foveate.planning.measurement import LOADING_LIMITS, Measurement, Try, levels, step_seconds
 from foveate.planning.sizes import batch_sizes, next_size
 
 # The rooms below this one are named, not imported: they run in another process. What a run imports
@@ -47,88 +46,8 @@ except FoveateError as error:
 _SHARE_OF_TIME = 0.15  # of a stated time, after which no further batch size is tried
 _SECONDS = 300.0  # the same where no time is stated
 _LONGEST = 900.0  # that a trial may last: where memory is refused, TensorFlow may wait for ever
+_THREADS_OF_ONE = 4  # that a process has, where there are several
 _DISTRIBUTIONS = ("foveate", "keras", "tensorflow", "tensorflow-cpu", "jax", "torch", "numpy")
-
-
-@dataclass(frozen=True)
-class Try:
-    """A training at one batch size.
-
-    Attributes:
-        batch_size: Samples of a batch.
-        peak_bytes: Highest resident memory of the process.
-        steady_bytes: The same after the last batch of training, when compiling is over.
-        device_bytes: Highest memory of the accelerator; None without one.
-        stage_seconds: Seconds of each timed batch, loading included, by stage.
-        wait_shares: Share of the time that was spent waiting for data, by stage.
-        validation_seconds: Seconds that judging a sample takes.
-        forward_seconds: Seconds that computing the features of a sample takes; 0 where none are.
-        compile_seconds: Seconds that a run takes to compile, all stages and the judging together.
-        size_seconds: Seconds that another image size takes to build and to compile.
-        precision: Arithmetic of the layers.
-    """
-
-    batch_size: int
-    peak_bytes: int
-    steady_bytes: int
-    device_bytes: int | None
-    stage_seconds: dict[str, list[float]]
-    wait_shares: dict[str, float]
-    validation_seconds: float
-    forward_seconds: float = 0.0
-    compile_seconds: float = 0.0
-    size_seconds: float = 0.0
-    precision: Precision = "float32"
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """What a run does on this machine.
-
-    Attributes:
-        backend: The Keras backend that was measured.
-        devices: What it computed on.
-        image_size: (height, width) the model sees, in pixels.
-        stages: Name and number of epochs of each stage; None where the time decides.
-        base_bytes: Resident memory before the first batch.
-        startup_seconds: From the start of the process to the first batch.
-        rows: Samples by split.
-        weight_bytes: Size of the model's weights.
-        tries: In ascending order of batch size, at least one.
-        others: At a batch size of these, in another precision.
-        limit: Bytes of memory at which larger batches were not tried any more.
-        too_large: Batch size whose trial failed; None where all went well.
-        frozen_views: Views of each training image whose features are computed once.
-        feature_bytes: Size of these features.
-        image_sizes: How many image sizes the last stage may go through: as stated, or at most.
-        too_large_images: (height, width) in pixels that are usual here, but do not fit.
-    """
-
-    backend: Backend
-    devices: list[str]
-    image_size: tuple[int, int]
-    stages: list[tuple[str, int | None]]
-    base_bytes: int
-    startup_seconds: float
-    rows: dict[str, int]
-    weight_bytes: int
-    tries: list[Try]
-    limit: int
-    too_large: int | None = None
-    frozen_views: int = 0
-    feature_bytes: int = 0
-    image_sizes: int = 1
-    others: list[Try] = field(default_factory=list)
-    too_large_images: tuple[int, int] | None = None
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Measurement:
-        """Make one from what `dataclasses.asdict` gave, perhaps through JSON."""
-        tries = [Try(**values_of_one) for values_of_one in values["tries"]]
-        others = [Try(**values_of_one) for values_of_one in values.get("others", [])]
-        size, stages = tuple(values["image_size"]), [tuple(stage) for stage in values["stages"]]
-        values = {**values, "tries": tries, "others": others}
-        return cls(**{**values, "image_size": size, "stages": stages})
 
 
 def measure(manifest: Manifest, config: RunConfig, limit: int, share: float = 1.0) -> Measurement:
@@ -214,7 +133,7 @@ def _try_out(
         (folder / "config.toml").write_text(to_toml(config))
         about, first = _ask(folder, config, sizes[0], precision)
         bfloat16 = about.pop("has_bfloat16") and stated == "auto"
-        tries, others, base, too_large = [first], [], about["base_bytes"], None
+        tries, base, too_large = [first], about["base_bytes"], None
         while (size := next_size(sizes, *levels(tries), base, limit)) is not None:
             if time.monotonic() > end:
                 break
@@ -223,21 +142,49 @@ def _try_out(
             except RunError:  # what is known of the smaller ones holds
                 too_large = size
                 break
-        if bfloat16 and time.monotonic() <= end:
-            with contextlib.suppress(RunError):
-                size = tries[-1].batch_size  # how much faster it is depends on it
-                others.append(_ask(folder, config, size, "mixed_bfloat16")[1])
+        others = _try_others(folder, config, tries[-1], bfloat16, end)
     found = {"tries": map(asdict, tries), "others": map(asdict, others), "limit": limit}
     return Measurement.from_dict({**about, **found, "too_large": too_large})
 
 
+def _try_others(
+    folder: Path, config: RunConfig, base: Try, bfloat16: bool, end: float
+) -> list[Try]:
+    """Try another precision, then processes that load; how much faster depends on the batch."""
+    others: list[Try] = []
+    if bfloat16 and time.monotonic() <= end:
+        with contextlib.suppress(RunError):
+            others.append(_ask(folder, config, base.batch_size, "mixed_bfloat16")[1])
+    faster = min([base, *others], key=step_seconds)
+    if (processes := _worth_trying(config, faster)) and time.monotonic() <= end:
+        with contextlib.suppress(RunError):
+            others.append(_ask(folder, config, base.batch_size, faster.precision, processes)[1])
+    return others
+
+
+def _worth_trying(config: RunConfig, tried: Try) -> int:
+    """Say how many processes might load faster than threads alone; 0 where none would.
+
+    Threads wait for each other where they run Python, which few processors do not feel.
+    """
+    is_open = config.loader.processes is None and config.data.unreadable == "fail"
+    waits = max(tried.wait_shares.values()) > LOADING_LIMITS
+    if not is_open or not waits or config.data.tiles.size is not None:
+        return 0
+    processes = machine.cpu_count() // _THREADS_OF_ONE
+    return processes if processes > 1 else 0
+
+
 def _ask(
-    folder: Path, config: RunConfig, batch_size: int, precision: str
+    folder: Path, config: RunConfig, batch_size: int, precision: str, processes: int | None = None
 ) -> tuple[dict[str, Any], Try]:
     """Have one batch size tried: what is to know of data and model, and the figures."""
-    (folder / "request.json").write_text(
-        json.dumps({"batch_size": batch_size, "precision": precision})
-    )
+    request = {
+        "batch_size": batch_size,
+        "precision": precision,
+        "processes": config.loader.processes if processes is None else processes,
+    }
+    (folder / "request.json").write_text(json.dumps(request))
     answer, mistake = folder / "answer.json", folder / "mistake"
     answer.unlink(missing_ok=True)
     command = [sys.executable, "-c", _CHILD, str(folder), config.runtime.backend]
@@ -258,12 +205,6 @@ def _ask(
         )
     found = json.loads(answer.read_text())
     return found["about"], Try(**found["try"])
-
-
-def levels(tries: Sequence[Try]) -> tuple[dict[int, int], dict[int, int]]:
-    """Bytes by batch size: at the peak, and when training is steady."""
-    peaks = {one.batch_size: one.peak_bytes for one in tries}
-    return peaks, {one.batch_size: one.steady_bytes for one in tries}
 
 
 def _mistake(text: str) -> FoveateError:

@@ -61,6 +61,7 @@ class Plan:
         total_seconds: Time from start to report; None where the number of epochs is open.
         error: Share by which the time from start to report may be wrong either way.
         queue_bytes: Most memory of batches that wait for the model.
+        processes: Other processes that load the images; 0 for threads alone.
         frozen_views: Views of each training image whose features are computed once.
         image_sizes: Image sizes that the last stage goes through.
         bottleneck: ``loading`` or ``model``.
@@ -86,6 +87,7 @@ class Plan:
     bottleneck: Literal["loading", "model"]
     ledger: list[Line]
     advice: list[str]
+    processes: NonNegativeInt = 0
     validation_seconds: NonNegativeFloat | None = None
 
     @classmethod
@@ -132,10 +134,11 @@ class Plan:
                 "precision": self.precision,
             },
             "runtime": {"backend": self.backend},
+            "loader": {"processes": self.processes},
         }
         for section, values in chosen.items():
             _require_agreement(section, getattr(config, section), values)
-        chosen["loader"] = {"queue": ByteSize(self.queue_bytes)}  # less than stated, perhaps
+        chosen["loader"]["queue"] = ByteSize(self.queue_bytes)  # less than stated, perhaps
         sections = {
             name: getattr(config, name).model_copy(update=values)
             for name, values in chosen.items()

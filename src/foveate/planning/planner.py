@@ -21,7 +21,8 @@ from foveate.data.manifest import Manifest, read_manifest
 from foveate.errors import BudgetError, FoveateError, RunError
 from foveate.planning.fingerprint import Fingerprint, fingerprint
 from foveate.planning.ledger import fastest_of
-from foveate.planning.measure import Measurement, measure
+from foveate.planning.measure import measure
+from foveate.planning.measurement import Measurement
 from foveate.planning.plan import Plan, size_text
 from foveate.planning.resizing import Size, image_sizes
 from foveate.planning.settle import fitting_sizes, settle

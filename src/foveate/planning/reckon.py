@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from foveate.planning.measure import Measurement, Try, levels
+from foveate.planning.measurement import Measurement, Try, levels
 from foveate.planning.resizing import epochs_of_sizes, image_sizes
 from foveate.planning.sizes import sample_bytes
 
@@ -30,8 +30,6 @@ disk cache others used as well."""
 _KEPT_OF_SIZE = 0.6
 """Share of what a network takes beside its samples that stays with TensorFlow when it is done;
 with EfficientNet-Lite0 it was 0.47 to 0.58, whatever the batch or image size."""
-LOADING_LIMITS = 0.2
-"""Share of the time spent waiting above which loading is the bottleneck."""
 
 
 def peak_bytes(measured: Measurement, batch_size: int, sizes: int = 1) -> float:
@@ -97,55 +95,6 @@ def epoch_seconds(measured: Measurement, batch_size: int, repeat: int) -> dict[s
         rows = measured.rows
         seconds[name] = rows["train"] * repeat * sample + rows["validation"] * judged
     return seconds
-
-
-def in_fastest_precision(measured: Measurement) -> Measurement:
-    """Take the precision that was measured to be the fastest, if that is no matter of noise.
-
-    Returns:
-        Measurements as they would be in it at each batch size, by how it compares at one.
-    """
-    for other in measured.others:
-        base = next(one for one in measured.tries if one.batch_size == other.batch_size)
-        if _speedup(base, other) > WORTH_IT:
-            tries = [_scaled(one, base, other) for one in measured.tries]
-            return replace(measured, tries=tries)
-    return measured
-
-
-def precision_gain(measured: Measurement) -> float | None:
-    """Say how many times as fast another precision trains; None where none was tried."""
-    for other in measured.others:
-        base = next(one for one in measured.tries if one.batch_size == other.batch_size)
-        return _speedup(base, other)
-    return None
-
-
-def _speedup(base: Try, other: Try) -> float:
-    """Of the stage that takes longest."""
-    return max(map(mean, base.stage_seconds.values())) / max(
-        map(mean, other.stage_seconds.values())
-    )
-
-
-def _scaled(one: Try, base: Try, other: Try) -> Try:
-    factors = {
-        name: mean(other.stage_seconds[name]) / mean(seconds)
-        for name, seconds in base.stage_seconds.items()
-    }
-    judging = other.validation_seconds / base.validation_seconds if base.validation_seconds else 1
-    forward = other.forward_seconds / base.forward_seconds if base.forward_seconds else 1
-    return replace(
-        one,
-        peak_bytes=round(one.peak_bytes + max(other.peak_bytes - base.peak_bytes, 0)),
-        stage_seconds={
-            name: [factors[name] * second for second in seconds]
-            for name, seconds in one.stage_seconds.items()
-        },
-        validation_seconds=one.validation_seconds * judging,
-        forward_seconds=one.forward_seconds * forward,
-        precision=other.precision,
-    )
 
 
 def epochs_at_full_size(measured: Measurement, batch_size: int, epochs: int, sizes: int) -> float:

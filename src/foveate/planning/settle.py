@@ -6,21 +6,19 @@ import math
 
 from foveate.config.settings import RunConfig
 from foveate.errors import BudgetError, ConfigError
+from foveate.planning.faster import at_its_fastest, gains
 from foveate.planning.fingerprint import Fingerprint
 from foveate.planning.ledger import advice, justify
-from foveate.planning.measure import Measurement
+from foveate.planning.measurement import LOADING_LIMITS, Measurement
 from foveate.planning.plan import Plan, size_text
 from foveate.planning.reckon import (
-    LOADING_LIMITS,
     WORTH_IT,
     batch_seconds,
     device_bytes,
     epoch_seconds,
-    in_fastest_precision,
     least_seconds,
     nearest_try,
     peak_bytes,
-    precision_gain,
     time_error,
     total_seconds,
 )
@@ -56,7 +54,9 @@ def settle(
             is no time for any model; it names about how much there must be beside measuring.
         ConfigError: Memory of an accelerator is stated where there is none.
     """
-    gain, measured = precision_gain(measured), in_fastest_precision(measured)
+    gained, faster = gains(measured), at_its_fastest(measured)
+    if fitting_sizes(config, faster, ram):
+        measured = faster
     sizes, num_sizes = _known_sizes(config, measured), config.recipe.image_sizes or 1
     fitting = fitting_sizes(config, measured, ram)
     if not fitting:
@@ -79,6 +79,7 @@ def settle(
         total_seconds=total_seconds(measured, batch_size, repeat, num_sizes),
         error=time_error(measured, batch_size, repeat, num_sizes),
         queue_bytes=int(config.loader.queue),
+        processes=measured.tries[0].processes,
         frozen_views=measured.frozen_views,
         image_sizes=num_sizes,
         bottleneck="loading" if waits > LOADING_LIMITS else "model",
@@ -86,7 +87,7 @@ def settle(
         advice=advice(measured, sizes, batch_size, ram, waits, epochs),
         validation_seconds=nearest.validation_seconds or None,
     )
-    plan.ledger.extend(justify(plan, config, found, measured, ram, waits, gain))
+    plan.ledger.extend(justify(plan, config, found, measured, ram, waits, gained))
     return plan
 
 

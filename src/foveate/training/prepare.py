@@ -100,7 +100,7 @@ class Prepared:
             "cycle": config.gradient_accumulation_steps if train else 1,
             "seed": config.seed,
             "threads": config.loader.threads,
-            "processes": config.loader.processes if train else 0,
+            "processes": (config.loader.processes or 0) if train else 0,
             "queue_bytes": config.loader.queue,
             "cache_bytes": config.loader.cache,
             "unreadable": config.data.unreadable,
@@ -235,7 +235,7 @@ def _segmentation(
     task = Segmentation(names or [str(value) for value in scan.values], scan.values, ignore)
     if in_tiles:
         manifest = with_sizes(manifest, scan.sizes)
-        require_room(manifest, int(config.loader.cache) // max(config.loader.processes, 1))
+        require_room(manifest, int(config.loader.cache) // max(config.loader.processes or 0, 1))
     manifest = assign_splits(manifest, config.data.splits, config.seed, scan.strata())
     in_train = (manifest.table["split"].cast(str) == "train").to_numpy()
     return manifest, task, scan.pixels[in_train].sum(axis=0)

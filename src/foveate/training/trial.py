@@ -21,6 +21,7 @@ from foveate.config.files import load_config
 from foveate.config.settings import RunConfig
 from foveate.data.manifest import Manifest
 from foveate.models.build import build_model, split_model
+from foveate.planning.guard import MemoryGuard
 from foveate.planning.memory import give_back, peak_bytes, resident_bytes
 from foveate.scale import runtime
 from foveate.training.callbacks import GiveBack
@@ -34,6 +35,7 @@ from foveate.training.views import settle_views, stored_bytes, weight_bytes
 _WARM_BATCHES = 5  # the first compiles, the next may take up to a third longer than later ones
 _BATCHES = 5  # timed, at least
 _STEPS_SECONDS = 4.0  # of steps, timed, at least: from one second to the next they differ by 15 %
+_NO_LIMIT = 2**62
 _SECONDS = 2.0  # of all else, timed, at least
 
 
@@ -43,12 +45,12 @@ def try_out(folder: Path) -> None:
     Args:
         folder: Holds ``manifest.parquet``, ``config.toml`` and ``request.json`` with the batch
             size and the precision to try. Gets ``answer.json``: what is to know of data and
-            model, and the `foveate.planning.measure.Try`. The first trial leaves what it found
+            model, and the `foveate.planning.measurement.Try`. The first trial leaves what it found
             out about the data for the others.
     """
     request = json.loads((folder / "request.json").read_text())
     config = _with_batch(load_config(folder / "config.toml"), request["batch_size"])
-    config = _with_precision(config, request["precision"])
+    config = _as_asked(config, request["precision"], request["processes"])
     prepared = _prepared(folder, config)
     keras.utils.set_random_seed(config.seed)
     began = time.perf_counter()
@@ -62,7 +64,10 @@ def try_out(folder: Path) -> None:
     if config.data.tiles.size is not None:
         tried = few_images(prepared)
         decoding = decoding_bytes(tried, config)
-    measured = _measure(tried, config, model)
+    with MemoryGuard(_NO_LIMIT) as guard:
+        measured = _measure(tried, config, model)
+    if measured["processes"]:
+        measured["peak_bytes"] = guard.peak_bytes
     measured["peak_bytes"] += decoding
     measured["size_seconds"] += building
     about["image_sizes"] = most_sizes(config, prepared, model)  # builds another: no run does
@@ -99,9 +104,10 @@ def _about(prepared: Prepared, config: RunConfig, model: keras.Model) -> dict[st
     }
 
 
-def _with_precision(config: RunConfig, precision: str) -> RunConfig:
+def _as_asked(config: RunConfig, precision: str, processes: int | None) -> RunConfig:
     recipe = config.recipe.model_copy(update={"precision": precision})
-    return config.model_copy(update={"recipe": recipe})
+    loader = config.loader.model_copy(update={"processes": processes})
+    return config.model_copy(update={"recipe": recipe, "loader": loader})
 
 
 def _age() -> float:
@@ -154,6 +160,7 @@ def _measure(prepared: Prepared, config: RunConfig, model: keras.Model) -> dict[
         "compile_seconds": compiling,
         "size_seconds": last + first,
         "precision": config.recipe.precision,
+        "processes": config.loader.processes or 0,
     }
 
 
