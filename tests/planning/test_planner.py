@@ -6,7 +6,6 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest
 from rich.console import Console
 
 from foveate import machine
+from foveate.data.listings import cache_folder
 from foveate.data.manifest import Manifest
 from foveate.errors import BudgetError, ConfigError, SampleError
 from foveate.planning import measure as measuring
@@ -25,15 +25,18 @@ GIB = 1024**3
 
 
 @pytest.fixture(scope="module")
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def own_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Where nothing is remembered, which has eight processors, and waits for data at any rate."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("FOVEATE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setattr(machine, "cpu_count", lambda: 8)
+        patch.setattr(measuring, "LOADING_LIMITS", -1.0)
         yield
 
 
 @pytest.fixture(scope="module")
 def planned(
-    digit_folders: Path, tiny_config: Callable[..., Any], own_cache: None
+    digit_folders: Path, tiny_config: Callable[..., Any], own_machine: None
 ) -> tuple[Any, Any, Any]:
     """Settings, data and plan of a small run."""
     config = tiny_config(
@@ -63,6 +66,17 @@ class TestMakePlan:
 
         monkeypatch.setattr(measuring, "_try_out", refuse)
         assert make_plan(manifest, config)[1] == plan
+
+    def test_processes_are_tried_where_threads_wait(self, planned: Any) -> None:
+        (file,) = (cache_folder() / "measured").iterdir()
+        found = Measurement.from_dict(json.loads(file.read_text()))
+        threads, processes = found.tries[-1], found.others[-1]
+        assert (threads.processes, processes.processes) == (0, 2)
+        assert threads.batch_size == processes.batch_size
+        # Each of them has NumPy, OpenCV and Polars to load.
+        assert processes.peak_bytes > threads.peak_bytes + 2 * 20 * 1024**2
+        (line,) = (line for line in planned[2].ledger if line.name == "loader")
+        assert line.source == "measured"
 
     def test_every_line_is_shown_with_its_reason(self, planned: Any) -> None:
         printed = io.StringIO()
@@ -96,26 +110,11 @@ class TestMakePlan:
             make_plan(digit_folders, tiny_config(budget__ram="9999GiB"))
 
     def test_a_mistake_in_the_settings_is_told_as_by_train(
-        self, digit_folders: Path, tiny_config: Callable[..., Any], own_cache: None
+        self, digit_folders: Path, tiny_config: Callable[..., Any], own_machine: None
     ) -> None:
         config = tiny_config(model__backbone="simple_cn", budget__ram=str(8 * GIB))
         with pytest.raises(ConfigError, match="Did you mean 'simple_cnn'"):
             make_plan(digit_folders, config)
-
-
-def test_processes_are_tried_where_threads_may_wait(
-    planned: Any, tiny_config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As on eight processors, with a model that waits for data at any rate."""
-    monkeypatch.setattr(machine, "cpu_count", lambda: 8)
-    monkeypatch.setattr(measuring, "LOADING_LIMITS", -1.0)
-    config = tiny_config(recipe__precision="float32")
-    found = measuring.measure(planned[1], config, 8 * GIB)
-    (threads,), (processes,) = found.tries, found.others
-    assert (threads.processes, processes.processes) == (0, 2)
-    # Each of them has NumPy, OpenCV and Polars to load.
-    assert processes.peak_bytes > threads.peak_bytes + 2 * 20 * 1024**2
-    assert Measurement.from_dict(json.loads(json.dumps(asdict(found)))) == found
 
 
 def test_nothing_is_measured_unless_memory_is_stated(tiny_config: Callable[..., Any]) -> None:
