@@ -157,11 +157,16 @@ class TestLoading:
         (line,) = (line for line in plan.ledger if line.name == "loader")
         assert line.source == "measured"
         assert f"{1 / share:.2f} times as fast" in line.reason
+        assert "does not fit" not in line.reason
 
-    def test_they_are_left_out_where_they_do_not_fit(self) -> None:
-        plan = settle(config(), FOUND, self.found(0.6), 1500 * MIB)
-        assert plan.processes == 0
+    @pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+    def test_they_are_left_out_where_they_do_not_fit(self, precision: str) -> None:
+        plan = settle(config(), FOUND, self.found(0.6, precision), 1500 * MIB)
+        assert (plan.processes, plan.precision) == (0, precision)
         assert plan.peak_bytes == BASE + 4 * EACH
+        (line,) = (line for line in plan.ledger if line.name == "loader")
+        assert "1.67 times as fast" in line.reason
+        assert "does not fit" in line.reason
 
     def test_a_stated_number_is_kept(self) -> None:
         stated = config(loader={"processes": 2})

@@ -9,20 +9,21 @@ from foveate.planning.measurement import Measurement, Try, step_seconds
 from foveate.planning.reckon import WORTH_IT
 
 
-def at_its_fastest(measured: Measurement) -> Measurement:
-    """Take the precision or the loading that was measured to be faster, if that is no noise.
+def fastest_first(measured: Measurement) -> list[Measurement]:
+    """Give what was measured with each precision and loading that is faster by more than noise.
 
     Returns:
-        Measurements as they would be with it at each batch size, by how it compares at one.
+        Measurements as they would be with it at each batch size, by how it compares at one; last
+        those that were given.
     """
-    fastest = None
+    ways, fastest = [measured], None
     for other in measured.others:
         base = _base_of(measured, other)
         if step_seconds(fastest or base) > WORTH_IT * step_seconds(other):
             fastest = other
-    if fastest is None:
-        return measured
-    return replace(measured, tries=[_scaled(one, base, fastest) for one in measured.tries])
+            tries = [_scaled(one, base, other) for one in measured.tries]
+            ways.insert(0, replace(measured, tries=tries))
+    return ways
 
 
 def gains(measured: Measurement) -> tuple[float | None, float | None]:

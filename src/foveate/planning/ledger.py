@@ -12,6 +12,7 @@ from foveate.planning.fingerprint import Fingerprint
 from foveate.planning.measurement import LOADING_LIMITS, Measurement
 from foveate.planning.plan import Line, Plan, Source, size_text, time_text
 from foveate.planning.reckon import (
+    WORTH_IT,
     batch_seconds,
     features_seconds,
     nearest_try,
@@ -150,8 +151,9 @@ def _precision_line(plan: Plan, config: RunConfig, gain: float | None) -> Line:
         return Line("precision", plan.precision, "pinned", "recipe.precision")
     if gain is None:
         return Line("precision", plan.precision, "derived", "nothing else was tried here")
-    return Line("precision", plan.precision, "measured",
-                f"mixed_bfloat16 trains {gain:.2f} times as fast as float32")  # fmt: skip
+    reason = f"mixed_bfloat16 trains {gain:.2f} times as fast as float32"
+    reason += _left_out(gain, is_taken=plan.precision != "float32")
+    return Line("precision", plan.precision, "measured", reason)
 
 
 def _loader_line(plan: Plan, config: RunConfig, gain: float | None) -> Line:
@@ -161,11 +163,17 @@ def _loader_line(plan: Plan, config: RunConfig, gain: float | None) -> Line:
         value += f" in {plan.processes} process{'es' if plan.processes > 1 else ''}"
     if gain is not None:
         reason = f"processes make training {gain:.2f} times as fast as threads alone"
+        reason += _left_out(gain, is_taken=plan.processes > 0)
         return Line("loader", value, "measured", reason)
     if config.loader.processes is not None:
         return Line("loader", value, "pinned", "loader.processes")
     source: Source = "derived" if config.loader.threads is None else "pinned"
     return Line("loader", value, source, "loader.threads, one per processor when not set")
+
+
+def _left_out(gain: float, is_taken: bool) -> str:
+    """Say why what is faster was not taken; what is no faster needs no words."""
+    return ", but that does not fit" if gain > WORTH_IT and not is_taken else ""
 
 
 def _stage_lines(

@@ -6,7 +6,7 @@ import math
 
 from foveate.config.settings import RunConfig
 from foveate.errors import BudgetError, ConfigError
-from foveate.planning.faster import at_its_fastest, gains
+from foveate.planning.faster import fastest_first, gains
 from foveate.planning.fingerprint import Fingerprint
 from foveate.planning.ledger import advice, justify
 from foveate.planning.measurement import LOADING_LIMITS, Measurement
@@ -54,9 +54,8 @@ def settle(
             is no time for any model; it names about how much there must be beside measuring.
         ConfigError: Memory of an accelerator is stated where there is none.
     """
-    gained, faster = gains(measured), at_its_fastest(measured)
-    if fitting_sizes(config, faster, ram):
-        measured = faster
+    gained, ways = gains(measured), fastest_first(measured)
+    measured = next((way for way in ways if fitting_sizes(config, way, ram)), measured)
     sizes, num_sizes = _known_sizes(config, measured), config.recipe.image_sizes or 1
     fitting = fitting_sizes(config, measured, ram)
     if not fitting:
