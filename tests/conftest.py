@@ -1,5 +1,6 @@
 """Small real datasets, and runs trained on them once for all tests."""
 
+import gc
 import json
 import os
 import subprocess
@@ -55,6 +56,13 @@ def flat(input_shape):
     return keras.Model(inputs, keras.layers.Reshape((1, 1, 4))(x))
 """
 """Of a user: one keeps its layers at any image size, one does not."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def little_garbage() -> None:
+    """Runs and Keras Tuner look for garbage: not among all that was imported, as in a command."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
@@ -70,14 +69,6 @@ def runs(small: Callable[..., RunConfig], digit_folders: Path) -> RunHyperModel:
         search__space__model__dropout="0..0.5 step 0.1",
     )
     return hypermodel(config, digit_folders)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def little_garbage() -> Iterator[None]:
-    """Keras Tuner looks for garbage before each trial: not among all that was imported."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture
