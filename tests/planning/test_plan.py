@@ -261,7 +261,7 @@ class TestSettle:
             settle(config(), FOUND, USUAL, (named - 51) * MIB)
 
     def test_the_ledger_says_how_much_is_unfrozen(self) -> None:
-        plan = settle(config(recipe={"unfreeze": 0.3}), FOUND, USUAL, 4096 * MIB)
+        plan = settle(config(), FOUND, replace(USUAL, unfrozen=0.3), 4096 * MIB)
         lines = {line.name: line.value for line in plan.ledger}
         assert lines["fine_tune, unfrozen"] == "30%"
         assert "frozen, unfrozen" not in lines

@@ -194,8 +194,7 @@ def _stage_lines(
              "recipe and budget.time"),
     ]  # fmt: skip
     if name == "fine_tune":
-        lines.append(Line(f"{name}, unfrozen", f"{config.recipe.unfreeze:.0%}", "stated",
-                          "recipe.unfreeze: of the backbone's layers"))  # fmt: skip
+        lines.append(_unfrozen_line(plan, config, name))
     if name == measured.stages[-1][0] != "frozen":
         lines.append(_sizes_line(plan, config, measured, ram, name))
     if not on_features(measured, name):
@@ -209,6 +208,14 @@ def _stage_lines(
              "derived", f"{1 / forward:,.0f} images/s through the backbone"),
         *lines,
     ]  # fmt: skip
+
+
+def _unfrozen_line(plan: Plan, config: RunConfig, name: str) -> Line:
+    value = f"{plan.unfreeze:.0%}"
+    if config.recipe.unfreeze is not None:
+        return Line(f"{name}, unfrozen", value, "pinned", "recipe.unfreeze")
+    reason = "training all of them does not fit" if plan.unfreeze < 1 else "all that there are"
+    return Line(f"{name}, unfrozen", value, "derived", f"of the backbone's layers; {reason}")
 
 
 def _sizes_line(plan: Plan, config: RunConfig, measured: Measurement, ram: int, name: str) -> Line:

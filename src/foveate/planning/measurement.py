@@ -67,6 +67,7 @@ class Measurement:
         frozen_views: Views of each training image whose features are computed once.
         feature_bytes: Size of these features.
         image_sizes: How many image sizes the last stage may go through: as stated, or at most.
+        unfrozen: Share of the backbone's layers that the fine_tune stage trains.
         too_large_images: (height, width) in pixels that are usual here, but do not fit.
     """
 
@@ -85,6 +86,7 @@ class Measurement:
     feature_bytes: int = 0
     image_sizes: int = 1
     others: list[Try] = field(default_factory=list)
+    unfrozen: float = 1.0
     too_large_images: tuple[int, int] | None = None
 
     @classmethod

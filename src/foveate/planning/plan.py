@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     ByteSize,
     ConfigDict,
+    Field,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveInt,
@@ -64,6 +65,7 @@ class Plan:
         processes: Other processes that load the images; 0 for threads alone.
         frozen_views: Views of each training image whose features are computed once.
         image_sizes: Image sizes that the last stage goes through.
+        unfreeze: Share of the backbone's layers that the fine_tune stage trains.
         bottleneck: ``loading`` or ``model``.
         ledger: All lines.
         advice: What would change with more, or is worth knowing.
@@ -88,6 +90,7 @@ class Plan:
     ledger: list[Line]
     advice: list[str]
     processes: NonNegativeInt = 0
+    unfreeze: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     validation_seconds: NonNegativeFloat | None = None
 
     @classmethod
@@ -131,6 +134,7 @@ class Plan:
                 "effective_batch_size": self.batch_size * self.gradient_accumulation_steps,
                 "frozen_views": self.frozen_views,
                 "image_sizes": self.image_sizes,
+                "unfreeze": self.unfreeze,
                 "precision": self.precision,
             },
             "runtime": {"backend": self.backend},

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +17,15 @@ from foveate import machine
 from foveate.config.settings import RunConfig
 from foveate.data.manifest import Manifest, read_manifest
 from foveate.errors import BudgetError, FoveateError, RunError
+from foveate.planning.concessions import measure_what_fits
 from foveate.planning.fingerprint import Fingerprint, fingerprint
 from foveate.planning.ledger import fastest_of
-from foveate.planning.measure import measure
-from foveate.planning.measurement import Measurement
 from foveate.planning.plan import Plan, size_text
-from foveate.planning.resizing import Size, image_sizes
-from foveate.planning.settle import fitting_sizes, settle
+from foveate.planning.settle import settle
 from foveate.scale import runtime
 
 _LEFT_TO_OTHERS = 0.1  # of the machine's memory, where no budget is stated
 _QUEUE_SHARE = 16  # batches that wait may take this part of the memory
-_NUM_IMAGE_SIZES = 3  # the usual one, three quarters and half of it
 _WIDE = 120  # characters of a terminal in which a number and its reason fit side by side
 
 
@@ -72,36 +67,13 @@ def _settle_backend(manifest: Manifest, config: RunConfig, found: Fingerprint, r
         stated = config.runtime.model_copy(update={"backend": backend})
         on_it = config.model_copy(update={"runtime": stated})
         try:
-            measured = _measure(manifest, on_it, limit, ram, 1 / len(backends))
+            measured = measure_what_fits(manifest, on_it, limit, ram, 1 / len(backends))
             plans.append(settle(on_it, found, measured, ram))
         except (BudgetError, RunError) as error:
             problems[backend] = error
     if not plans:
         raise next(iter(problems.values()))
     return fastest_of(plans, problems) if len(backends) > 1 else plans[0]
-
-
-def _measure(
-    manifest: Manifest, config: RunConfig, limit: int, ram: int, share: float
-) -> Measurement:
-    """Measure at the usual image size, or where that is left open and does not fit, below it."""
-    found = usual = measure(manifest, config, limit, share)
-    is_open = config.data.image_size is None and config.data.tiles.size is None
-    if not is_open or fitting_sizes(config, usual, ram):
-        return usual
-    for size in _smaller_sizes(usual, ram):
-        data = config.data.model_copy(update={"image_size": size})
-        found = measure(manifest, config.model_copy(update={"data": data}), limit, share)
-        if fitting_sizes(config, found, ram):
-            return replace(found, too_large_images=usual.image_size)
-    return found
-
-
-def _smaller_sizes(usual: Measurement, ram: int) -> list[Size]:
-    """List image sizes, falling, that would fit if pixels were all that takes memory."""
-    *smaller, full = image_sizes(usual.image_size, _NUM_IMAGE_SIZES)
-    each = (usual.tries[0].peak_bytes - usual.base_bytes) / math.prod(full)
-    return [s for s in reversed(smaller) if usual.base_bytes + math.prod(s) * each <= ram]
 
 
 def _backends(config: RunConfig) -> Sequence[str]:

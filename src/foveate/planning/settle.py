@@ -81,6 +81,7 @@ def settle(
         processes=measured.tries[0].processes,
         frozen_views=measured.frozen_views,
         image_sizes=num_sizes,
+        unfreeze=measured.unfrozen,
         bottleneck="loading" if waits > LOADING_LIMITS else "model",
         ledger=[],
         advice=advice(measured, sizes, batch_size, ram, waits, epochs),
@@ -139,9 +140,12 @@ def _refusal(config: RunConfig, measured: Measurement, smallest: int, ram: int) 
     is_pinned = len(batch_sizes(config)) == 1
     change = "leave data.batch_size out, or " if is_pinned and smallest > 1 else ""
     height, width = measured.image_size
+    images = f"images of {height}x{width}"
+    if measured.unfrozen < 1:
+        images += f", {measured.unfrozen:.0%} of the backbone's layers trained"
     return (
         f"{which} must be at least {size_text(needed)} for this model at batch size {smallest} "
-        f"and images of {height}x{width} ({sum_of}, {KEPT_FREE:.0%} kept free), but "
+        f"and {images} ({sum_of}, {KEPT_FREE:.0%} kept free), but "
         f"got {size_text(stated)}. Raise it, {change}"
         "choose a smaller data.image_size or model.backbone."
     )

@@ -77,7 +77,7 @@ def plan_stages(config: RunConfig) -> list[Stage]:
     rate = recipe.fine_tune_learning_rate or peak * _FINE_TUNE_SHARE_OF_RATE
     stages = [
         Stage("frozen", epochs, peak, 0.0, _FROZEN_WEIGHT),
-        Stage("fine_tune", tuned, rate, recipe.unfreeze, _FINE_TUNE_WEIGHT),
+        Stage("fine_tune", tuned, rate, recipe.unfreeze or 1.0, _FINE_TUNE_WEIGHT),
     ]
     return [stage for stage in stages if stage.epochs != 0]
 

@@ -90,6 +90,7 @@ def _about(prepared: Prepared, config: RunConfig, model: keras.Model) -> dict[st
         "devices": runtime.devices(),
         "image_size": prepared.image_size,
         "stages": [(stage.name, stage.epochs) for stage in plan_stages(config)],
+        "unfrozen": config.recipe.unfreeze or 1.0,
         "base_bytes": resident_bytes(),
         "startup_seconds": _age(),
         "rows": {
