@@ -90,13 +90,22 @@ def _conclude(finished: Any, clock: Any) -> int | Path:
     say(f"Run:    {folder}\nReport: {write_report(finished)}")
     if (budget := finished.config().budget.time) is not None:
         say(f"Time:   {clock.spent:.0f} s of {budget:.0f} s")
-    say(
-        "Next:\n"
-        f"  foveate predict {folder} IMAGES --out predictions.csv\n"
-        f"  foveate evaluate {folder} --split validation\n"
-        "  foveate train YOUR_DATA --model.backbone efficientnet_lite0"
-    )
+    say("\n  ".join(["Next:", *_next_commands(finished, folder)]))
     return 0
+
+
+def _next_commands(run: Any, folder: str) -> list[str]:
+    """What to try with a finished run; its folder is given as a shell reads it."""
+    config = run.config()
+    files = "TABLE.csv" if config.data.metadata else "IMAGES"
+    better = f"search YOUR_DATA --config {folder}/{run.config_path.name}"
+    if config.model.backbone == "simple_cnn":
+        better = "train YOUR_DATA --model.backbone efficientnet_lite0"
+    return [
+        f"foveate predict {folder} {files} --out predictions.csv",
+        f"foveate evaluate {folder} --split validation",
+        f"foveate {better}",
+    ]
 
 
 def judge_again(folder: Path, split: str) -> None:
