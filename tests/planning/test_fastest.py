@@ -53,7 +53,7 @@ def plan(digit_folders: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
                 raise one
             return one
 
-        monkeypatch.setattr("foveate.planning.planner.measure", measure)
+        monkeypatch.setattr("foveate.planning.concessions.measure", measure)
         return make_plan(digit_folders, CONFIG)[1]
 
     return planned

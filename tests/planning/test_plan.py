@@ -123,6 +123,38 @@ class TestPrecision:
         assert plan.precision == "mixed_float16"
 
 
+class TestUnfrozen:
+    """Fewer layers are trained where that was tried, since time is short, and is faster."""
+
+    def found(self, share: float) -> Measurement:
+        """As with batches of 32, of which training fewer layers takes these shares."""
+        base = USUAL.tries[-1]
+        tuned = [share * second for second in base.stage_seconds["fine_tune"]]
+        other = replace(
+            base,
+            unfreeze=0.6,
+            stage_seconds={**base.stage_seconds, "fine_tune": tuned},
+            peak_bytes=BASE + round(share * (base.peak_bytes - BASE)),
+        )
+        return replace(USUAL, others=[other])
+
+    @pytest.mark.parametrize(("share", "unfrozen"), [(0.5, 0.6), (0.97, 1.0)])
+    def test_the_faster_way(self, share: float, unfrozen: float) -> None:
+        plan = settle(config(), FOUND, self.found(share), 4096 * MIB)
+        assert plan.unfreeze == plan.apply(config()).recipe.unfreeze == unfrozen
+        less = share if unfrozen < 1 else 1.0
+        assert plan.peak_bytes == BASE + round(less * 32 * EACH)
+        judging = 100 * USUAL.tries[-1].validation_seconds
+        assert plan.epoch_seconds["fine_tune"] == pytest.approx(less * 800 * 0.1 + judging)
+        (line,) = (line for line in plan.ledger if line.name == "fine_tune, unfrozen")
+        assert line.source == "measured"
+        assert f"{1 / share:.2f} times as fast" in line.reason
+
+    def test_what_takes_less_memory_may_be_what_fits(self) -> None:
+        plan = settle(config(), FOUND, self.found(0.5), 930 * MIB)
+        assert (plan.unfreeze, plan.batch_size) == (0.6, 1)
+
+
 class TestLoading:
     """Processes load where that was measured to be faster, and only there."""
 
@@ -261,9 +293,10 @@ class TestSettle:
             settle(config(), FOUND, USUAL, (named - 51) * MIB)
 
     def test_the_ledger_says_how_much_is_unfrozen(self) -> None:
-        plan = settle(config(), FOUND, replace(USUAL, unfrozen=0.3), 4096 * MIB)
+        tries = [replace(one, unfreeze=0.3) for one in USUAL.tries]
+        plan = settle(config(), FOUND, replace(USUAL, tries=tries), 4096 * MIB)
         lines = {line.name: line.value for line in plan.ledger}
-        assert lines["fine_tune, unfrozen"] == "30%"
+        assert lines["fine_tune, unfrozen"] == "30% of the backbone's layers"
         assert "frozen, unfrozen" not in lines
 
     def test_a_pinned_batch_is_kept_or_refused(self) -> None:

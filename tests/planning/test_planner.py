@@ -14,12 +14,13 @@ from rich.console import Console
 
 from foveate import machine
 from foveate.data.listings import cache_folder
-from foveate.data.manifest import Manifest
+from foveate.data.manifest import Manifest, read_manifest
 from foveate.errors import BudgetError, ConfigError, SampleError
 from foveate.planning import measure as measuring
 from foveate.planning.fingerprint import fingerprint
 from foveate.planning.measurement import Measurement
 from foveate.planning.planner import hold_to_budget, make_plan, show
+from foveate.runs import Run
 
 GIB = 1024**3
 
@@ -77,6 +78,28 @@ class TestMakePlan:
         assert processes.peak_bytes > threads.peak_bytes + 2 * 20 * 1024**2
         (line,) = (line for line in planned[2].ledger if line.name == "loader")
         assert line.source == "measured"
+
+    def test_fewer_layers_are_tried_where_time_is_short(
+        self,
+        digit_run: Run,
+        digit_folders: Path,
+        tiny_config: Callable[..., Any],
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+    ) -> None:
+        monkeypatch.setenv("FOVEATE_CACHE", str(tmp_path))
+        monkeypatch.setattr(measuring, "_SHARE_OF_TIME", 100.0)
+        weights = next(digit_run.model_folder.glob("*.keras"))
+        flags = {"model__weights": weights, "recipe__precision": "float32"}
+
+        def tried(**more: str) -> list[float]:
+            config = tiny_config(**flags, **more)
+            manifest = read_manifest(digit_folders, config.data)
+            return [one.unfreeze for one in measuring.measure(manifest, config, 8 * GIB).others]
+
+        assert tried(budget__time="5s") == [0.6]
+        assert tried(budget__time="5s", recipe__unfreeze="1") == []
+        assert tried(budget__time="1h") == []
 
     def test_every_line_is_shown_with_its_reason(self, planned: Any) -> None:
         printed = io.StringIO()

@@ -78,7 +78,7 @@ class RecipeConfig(Section):
     """Peak learning rate of the fine_tune stage; a fifth of `learning_rate` when not set."""
     unfreeze: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
     """Share of the backbone's layers, counted from the top, that the fine_tune stage trains; all
-    when not set, unless a plan finds that this does not fit."""
+    when not set, unless a plan finds that this does not fit the memory or a short time."""
     frozen_views: Annotated[int, Field(ge=0)] | None = None
     """Views (augmented versions) of each training image whose features the frozen stage computes
     once and learns from; 1 is the image as it is, 0 computes all anew in each epoch, with new

@@ -10,11 +10,10 @@ from typing import Any
 from foveate.config.settings import RunConfig
 from foveate.data.manifest import Manifest
 from foveate.planning.measure import measure
-from foveate.planning.measurement import Measurement
+from foveate.planning.measurement import LESS_UNFROZEN, Measurement
 from foveate.planning.resizing import Size, image_sizes
 from foveate.planning.settle import fitting_sizes
 
-_UNFROZEN = 0.6  # of the backbone's layers; the first ones see most pixels, so they take most
 _NUM_IMAGE_SIZES = 3  # the usual one, three quarters and half of it
 
 
@@ -42,7 +41,7 @@ def measure_what_fits(
     if fitting_sizes(config, found, ram) or found.base_bytes > ram:
         return found
     if config.recipe.unfreeze is None and any(name == "fine_tune" for name, _ in found.stages):
-        config = _with(config, "recipe", unfreeze=_UNFROZEN)
+        config = _with(config, "recipe", unfreeze=LESS_UNFROZEN)
         found = measure(manifest, config, limit, share)
         if fitting_sizes(config, found, ram):
             return found

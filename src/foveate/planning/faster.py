@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from statistics import mean
 
-from foveate.planning.measurement import Measurement, Try, step_seconds
+from foveate.planning.measurement import WAYS, Measurement, Try, step_seconds
 from foveate.planning.reckon import WORTH_IT
 
 
@@ -21,29 +21,21 @@ def fastest_first(measured: Measurement) -> list[Measurement]:
         base = _base_of(measured, other)
         if step_seconds(fastest or base) > WORTH_IT * step_seconds(other):
             fastest = other
-            tries = [_scaled(one, base, other) for one in measured.tries]
+            tries = [_scaled(one, base, other, measured.base_bytes) for one in measured.tries]
             ways.insert(0, replace(measured, tries=tries))
     return ways
 
 
-def gains(measured: Measurement) -> tuple[float | None, float | None]:
-    """Say how many times as fast another precision trains, and loading by processes.
-
-    Each is None where it was not tried.
-    """
-    of_precision = of_processes = None
+def gains(measured: Measurement) -> dict[str, float]:
+    """Say how many times as fast training is with what was tried, by which of `WAYS` that is."""
+    found: dict[str, float] = {}
+    known = [_base_of(measured, other) for other in measured.others[:1]]
     for other in measured.others:
-        base = _base_of(measured, other)
-        if other.processes == base.processes:
-            of_precision = step_seconds(base) / step_seconds(other)
-            continue
-        (alike,) = (
-            one
-            for one in (base, *measured.others)
-            if (one.precision, one.processes) == (other.precision, base.processes)
-        )
-        of_processes = step_seconds(alike) / step_seconds(other)
-    return of_precision, of_processes
+        fastest = min(known, key=step_seconds)
+        (way,) = (name for name in WAYS if getattr(other, name) != getattr(fastest, name))
+        found[way] = step_seconds(fastest) / step_seconds(other)
+        known.append(other)
+    return found
 
 
 def _base_of(measured: Measurement, other: Try) -> Try:
@@ -51,7 +43,11 @@ def _base_of(measured: Measurement, other: Try) -> Try:
     return next(one for one in measured.tries if one.batch_size == other.batch_size)
 
 
-def _scaled(one: Try, base: Try, other: Try) -> Try:
+def _scaled(one: Try, base: Try, other: Try, base_bytes: int) -> Try:
+    more = max(other.peak_bytes - base.peak_bytes, 0)
+    less = 1.0  # of what training takes, where it keeps fewer activations
+    if other.unfreeze < base.unfreeze and other.peak_bytes < base.peak_bytes:
+        less = (other.peak_bytes - base_bytes) / (base.peak_bytes - base_bytes)
     factors = {
         name: mean(other.stage_seconds[name]) / mean(seconds)
         for name, seconds in base.stage_seconds.items()
@@ -60,7 +56,7 @@ def _scaled(one: Try, base: Try, other: Try) -> Try:
     forward = other.forward_seconds / base.forward_seconds if base.forward_seconds else 1
     return replace(
         one,
-        peak_bytes=round(one.peak_bytes + max(other.peak_bytes - base.peak_bytes, 0)),
+        peak_bytes=round(base_bytes + less * (one.peak_bytes - base_bytes) + more),
         stage_seconds={
             name: [factors[name] * second for second in seconds]
             for name, seconds in one.stage_seconds.items()
@@ -69,5 +65,6 @@ def _scaled(one: Try, base: Try, other: Try) -> Try:
         forward_seconds=one.forward_seconds * forward,
         wait_shares=other.wait_shares,
         precision=other.precision,
+        unfreeze=other.unfreeze,
         processes=other.processes,
     )

@@ -9,7 +9,7 @@ from foveate import machine
 from foveate.config.settings import RunConfig
 from foveate.errors import BudgetError
 from foveate.planning.fingerprint import Fingerprint
-from foveate.planning.measurement import LOADING_LIMITS, Measurement
+from foveate.planning.measurement import LESS_UNFROZEN, LOADING_LIMITS, Measurement
 from foveate.planning.plan import Line, Plan, Source, size_text, time_text
 from foveate.planning.reckon import (
     WORTH_IT,
@@ -37,7 +37,7 @@ def justify(
     measured: Measurement,
     ram: int,
     waits: float,
-    gained: tuple[float | None, float | None],
+    gained: Mapping[str, float],
 ) -> list[Line]:
     """Write the ledger.
 
@@ -48,8 +48,8 @@ def justify(
         measured: What the machine does.
         ram: Bytes of memory that the run may take.
         waits: Share of the time of the longest stage that is spent waiting for data.
-        gained: How many times as fast mixed_bfloat16 is, and loading by processes; None where it
-            was not tried.
+        gained: How many times as fast training is with what else was tried, as
+            `foveate.planning.faster.gains` tells it.
 
     Returns:
         All lines.
@@ -71,7 +71,7 @@ def justify(
         ),
         Line("backend", f"{plan.backend} on {', '.join(measured.devices)}",
              "derived" if config.runtime.backend == "auto" else "pinned", "runtime.backend"),
-        _precision_line(plan, config, gained[0]),
+        _precision_line(plan, config, gained.get("precision")),
         Line("image size", f"{plan.image_size[0]}x{plan.image_size[1]}", size,
              stated if size == "pinned" else _reason_of_size(measured)),
         Line("effective batch size", str(config.effective_batch_size), "stated",
@@ -80,7 +80,7 @@ def justify(
              "data.batch_size" if is_pinned else "the largest that fits and is as fast as any"),
         Line("accumulation", _counted(plan.gradient_accumulation_steps), "derived",
              "effective batch size / batch size"),
-        _loader_line(plan, config, gained[1]),
+        _loader_line(plan, config, gained.get("processes")),
         Line("queue", size_text(plan.queue_bytes), "derived",
              "loader.queue, or a part of the memory: batches that wait, at most"),
         Line("memory, start", size_text(measured.base_bytes), "measured",
@@ -96,6 +96,8 @@ def justify(
     ]  # fmt: skip
     for name, count in measured.stages:
         lines += _stage_lines(plan, config, measured, ram, name, count)
+        if name == "fine_tune":
+            lines.append(_unfrozen_line(plan, config, gained.get("unfreeze")))
     total = (
         f"{time_text(plan.total_seconds)} ± {plan.error:.0%}"
         if plan.total_seconds is not None
@@ -193,8 +195,6 @@ def _stage_lines(
         Line(f"{name}, epochs", "as many as fit" if count is None else str(count), "stated",
              "recipe and budget.time"),
     ]  # fmt: skip
-    if name == "fine_tune":
-        lines.append(_unfrozen_line(plan, config, name))
     if name == measured.stages[-1][0] != "frozen":
         lines.append(_sizes_line(plan, config, measured, ram, name))
     if not on_features(measured, name):
@@ -210,12 +210,16 @@ def _stage_lines(
     ]  # fmt: skip
 
 
-def _unfrozen_line(plan: Plan, config: RunConfig, name: str) -> Line:
-    value = f"{plan.unfreeze:.0%}"
+def _unfrozen_line(plan: Plan, config: RunConfig, gain: float | None) -> Line:
+    name, value = "fine_tune, unfrozen", f"{plan.unfreeze:.0%} of the backbone's layers"
     if config.recipe.unfreeze is not None:
-        return Line(f"{name}, unfrozen", value, "pinned", "recipe.unfreeze")
-    reason = "training all of them does not fit" if plan.unfreeze < 1 else "all that there are"
-    return Line(f"{name}, unfrozen", value, "derived", f"of the backbone's layers; {reason}")
+        return Line(name, value, "pinned", "recipe.unfreeze")
+    if gain is not None:
+        reason = f"{LESS_UNFROZEN:.0%} train {gain:.2f} times as fast as all, and time is short"
+        reason += _left_out(gain, is_taken=plan.unfreeze < 1)
+        return Line(name, value, "measured", reason)
+    reason = "memory allows it" if plan.unfreeze == 1 else "training all of them does not fit"
+    return Line(name, value, "derived", reason)
 
 
 def _sizes_line(plan: Plan, config: RunConfig, measured: Measurement, ram: int, name: str) -> Line:

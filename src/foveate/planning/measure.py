@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,16 @@ from foveate.data.listings import cache_folder
 from foveate.data.manifest import Manifest
 from foveate.disk import write_atomically
 from foveate.errors import FoveateError, RunError
-from foveate.planning.measurement import LOADING_LIMITS, Measurement, Try, levels, step_seconds
+from foveate.planning.measurement import (
+    LESS_UNFROZEN,
+    LOADING_LIMITS,
+    WAYS,
+    Measurement,
+    Try,
+    levels,
+    step_seconds,
+)
+from foveate.planning.reckon import epochs_in
 from foveate.planning.sizes import batch_sizes, next_size
 
 # The rooms below this one are named, not imported: they run in another process. What a run imports
@@ -46,6 +55,7 @@ except FoveateError as error:
 _SHARE_OF_TIME = 0.15  # of a stated time, after which no further batch size is tried
 _SECONDS = 300.0  # the same where no time is stated
 _LONGEST = 900.0  # that a trial may last: where memory is refused, TensorFlow may wait for ever
+_FEW_EPOCHS = 5  # in the time of so many, fewer layers learnt as much or more
 _THREADS_OF_ONE = 4  # that a process has, where there are several
 _DISTRIBUTIONS = ("foveate", "keras", "tensorflow", "tensorflow-cpu", "jax", "torch", "numpy")
 
@@ -126,40 +136,61 @@ def _try_out(
     allowed = _SHARE_OF_TIME * config.budget.time if config.budget.time else _SECONDS
     end = time.monotonic() + share * allowed
     stated = config.recipe.precision
-    precision = "float32" if stated == "auto" else stated
+    usual = {
+        "precision": "float32" if stated == "auto" else stated,
+        "unfreeze": config.recipe.unfreeze or 1.0,
+        "processes": config.loader.processes,
+    }
     with tempfile.TemporaryDirectory(prefix="foveate-trial-") as name:
         folder = Path(name)
         manifest.save(folder / "manifest.parquet")
         (folder / "config.toml").write_text(to_toml(config))
-        about, first = _ask(folder, config, sizes[0], precision)
+        about, first = _ask(folder, config, sizes[0], **usual)
         bfloat16 = about.pop("has_bfloat16") and stated == "auto"
         tries, base, too_large = [first], about["base_bytes"], None
         while (size := next_size(sizes, *levels(tries), base, limit)) is not None:
             if time.monotonic() > end:
                 break
             try:
-                tries.append(_ask(folder, config, size, precision)[1])
+                tries.append(_ask(folder, config, size, **usual)[1])
             except RunError:  # what is known of the smaller ones holds
                 too_large = size
                 break
-        others = _try_others(folder, config, tries[-1], bfloat16, end)
-    found = {"tries": map(asdict, tries), "others": map(asdict, others), "limit": limit}
-    return Measurement.from_dict({**about, **found, "too_large": too_large})
+        values = {**about, "tries": map(asdict, tries), "limit": limit, "too_large": too_large}
+        found = Measurement.from_dict(values)
+        return replace(found, others=_try_others(folder, config, found, bfloat16, end))
 
 
 def _try_others(
-    folder: Path, config: RunConfig, base: Try, bfloat16: bool, end: float
+    folder: Path, config: RunConfig, measured: Measurement, bfloat16: bool, end: float
 ) -> list[Try]:
-    """Try another precision, then processes that load; how much faster depends on the batch."""
-    others: list[Try] = []
-    if bfloat16 and time.monotonic() <= end:
-        with contextlib.suppress(RunError):
-            others.append(_ask(folder, config, base.batch_size, "mixed_bfloat16")[1])
-    faster = min([base, *others], key=step_seconds)
-    if (processes := _worth_trying(config, faster)) and time.monotonic() <= end:
-        with contextlib.suppress(RunError):
-            others.append(_ask(folder, config, base.batch_size, faster.precision, processes)[1])
-    return others
+    """Try what may be faster, each thing beside the fastest before it, with the largest batch."""
+    tried = [measured.tries[-1]]
+
+    def try_with(**changes: Any) -> None:
+        fastest = min(tried, key=step_seconds)
+        ways = {name: getattr(fastest, name) for name in WAYS}
+        if time.monotonic() <= end:
+            with contextlib.suppress(RunError):
+                one = _ask(folder, config, fastest.batch_size, **{**ways, **changes})[1]
+                tried.append(one)
+
+    if bfloat16:
+        try_with(precision="mixed_bfloat16")
+    if _is_short(config, measured):
+        try_with(unfreeze=LESS_UNFROZEN)
+    if processes := _worth_trying(config, min(tried, key=step_seconds)):
+        try_with(processes=processes)
+    return tried[1:]
+
+
+def _is_short(config: RunConfig, measured: Measurement) -> bool:
+    """Say whether a stated time has room for but a few epochs of fine-tuning all layers."""
+    (name, count), seconds = measured.stages[-1], config.budget.time
+    if config.recipe.unfreeze is not None or name != "fine_tune" or count or seconds is None:
+        return False
+    largest = measured.tries[-1].batch_size
+    return epochs_in(seconds, measured, largest, config.loader.repeat) < _FEW_EPOCHS
 
 
 def _worth_trying(config: RunConfig, tried: Try) -> int:
@@ -176,14 +207,10 @@ def _worth_trying(config: RunConfig, tried: Try) -> int:
 
 
 def _ask(
-    folder: Path, config: RunConfig, batch_size: int, precision: str, processes: int | None = None
+    folder: Path, config: RunConfig, batch_size: int, **ways: Any
 ) -> tuple[dict[str, Any], Try]:
     """Have one batch size tried: what is to know of data and model, and the figures."""
-    request = {
-        "batch_size": batch_size,
-        "precision": precision,
-        "processes": config.loader.processes if processes is None else processes,
-    }
+    request = {"batch_size": batch_size, **ways}
     (folder / "request.json").write_text(json.dumps(request))
     answer, mistake = folder / "answer.json", folder / "mistake"
     answer.unlink(missing_ok=True)

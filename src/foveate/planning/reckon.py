@@ -140,7 +140,7 @@ def sizes_that_pay(
     """
     name, count = measured.stages[-1]
     epoch = epoch_seconds(measured, batch_size, repeat)[name]
-    epochs = count or _epochs_in(seconds or 0.0, measured, batch_size, repeat)
+    epochs = count or epochs_in(seconds or 0.0, measured, batch_size, repeat)
     another = nearest_try(measured, batch_size).size_seconds
 
     def taken(sizes: int) -> float:
@@ -156,8 +156,15 @@ def sizes_that_pay(
     return (best, taken(best) / taken(1)) if taken(1) > WORTH_IT * taken(best) else (1, 1.0)
 
 
-def _epochs_in(seconds: float, measured: Measurement, batch_size: int, repeat: int) -> int:
-    """How many epochs of the last stage fit, where stages that are open get equal times."""
+def epochs_in(seconds: float, measured: Measurement, batch_size: int, repeat: int) -> int:
+    """Reckon how many epochs of the last stage fit, where stages that are open get equal times.
+
+    Args:
+        seconds: What the run may take.
+        measured: What the machine does.
+        batch_size: Samples of a batch.
+        repeat: How often an epoch goes over the training rows.
+    """
     counts = dict(measured.stages)
     stated = replace(measured, stages=[(name, count or 0) for name, count in counts.items()])
     taken = total_seconds(stated, batch_size, repeat) or 0.0

@@ -81,7 +81,7 @@ def settle(
         processes=measured.tries[0].processes,
         frozen_views=measured.frozen_views,
         image_sizes=num_sizes,
-        unfreeze=measured.unfrozen,
+        unfreeze=measured.tries[0].unfreeze,
         bottleneck="loading" if waits > LOADING_LIMITS else "model",
         ledger=[],
         advice=advice(measured, sizes, batch_size, ram, waits, epochs),
@@ -141,8 +141,8 @@ def _refusal(config: RunConfig, measured: Measurement, smallest: int, ram: int) 
     change = "leave data.batch_size out, or " if is_pinned and smallest > 1 else ""
     height, width = measured.image_size
     images = f"images of {height}x{width}"
-    if measured.unfrozen < 1:
-        images += f", {measured.unfrozen:.0%} of the backbone's layers trained"
+    if (share := measured.tries[0].unfreeze) < 1:
+        images += f", {share:.0%} of the backbone's layers trained"
     return (
         f"{which} must be at least {size_text(needed)} for this model at batch size {smallest} "
         f"and {images} ({sum_of}, {KEPT_FREE:.0%} kept free), but "

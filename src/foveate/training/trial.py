@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import pickle
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -50,7 +51,7 @@ def try_out(folder: Path) -> None:
     """
     request = json.loads((folder / "request.json").read_text())
     config = _with_batch(load_config(folder / "config.toml"), request["batch_size"])
-    config = _as_asked(config, request["precision"], request["processes"])
+    config = _as_asked(config, request)
     prepared = _prepared(folder, config)
     keras.utils.set_random_seed(config.seed)
     began = time.perf_counter()
@@ -90,7 +91,6 @@ def _about(prepared: Prepared, config: RunConfig, model: keras.Model) -> dict[st
         "devices": runtime.devices(),
         "image_size": prepared.image_size,
         "stages": [(stage.name, stage.epochs) for stage in plan_stages(config)],
-        "unfrozen": config.recipe.unfreeze or 1.0,
         "base_bytes": resident_bytes(),
         "startup_seconds": _age(),
         "rows": {
@@ -105,9 +105,11 @@ def _about(prepared: Prepared, config: RunConfig, model: keras.Model) -> dict[st
     }
 
 
-def _as_asked(config: RunConfig, precision: str, processes: int | None) -> RunConfig:
-    recipe = config.recipe.model_copy(update={"precision": precision})
-    loader = config.loader.model_copy(update={"processes": processes})
+def _as_asked(config: RunConfig, request: Mapping[str, Any]) -> RunConfig:
+    recipe = config.recipe.model_copy(
+        update={"precision": request["precision"], "unfreeze": request["unfreeze"]}
+    )
+    loader = config.loader.model_copy(update={"processes": request["processes"]})
     return config.model_copy(update={"recipe": recipe, "loader": loader})
 
 
@@ -162,6 +164,7 @@ def _measure(prepared: Prepared, config: RunConfig, model: keras.Model) -> dict[
         "size_seconds": last + first,
         "precision": config.recipe.precision,
         "processes": config.loader.processes or 0,
+        "unfreeze": config.recipe.unfreeze,
     }
 
 
