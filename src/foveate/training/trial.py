@@ -35,7 +35,8 @@ from foveate.training.views import settle_views, stored_bytes, weight_bytes
 
 _WARM_BATCHES = 5  # the first compiles, the next may take up to a third longer than later ones
 _BATCHES = 5  # timed, at least
-_STEPS_SECONDS = 4.0  # of steps, timed, at least: from one second to the next they differ by 15 %
+_MOST_BATCHES = 100  # of small steps
+_STEPS_SECONDS = 8.0  # of steps, timed, at least: from one second to the next they differ by 15 %
 _NO_LIMIT = 2**62
 _SECONDS = 2.0  # of all else, timed, at least
 
@@ -221,7 +222,8 @@ class _StepTimes(keras.callbacks.Callback):
         if self._seen > _WARM_BATCHES:
             self.seconds.append(now - self._last)
         self._last = now
-        if len(self.seconds) >= _BATCHES and sum(self.seconds) >= _STEPS_SECONDS:
+        is_long = sum(self.seconds) >= _STEPS_SECONDS
+        if len(self.seconds) >= (_BATCHES if is_long else _MOST_BATCHES):
             self.resident_bytes = resident_bytes()
             self.model.stop_training = True
 
