@@ -90,7 +90,11 @@ class TestMakePlan:
         monkeypatch.setenv("FOVEATE_CACHE", str(tmp_path))
         monkeypatch.setattr(measuring, "_SHARE_OF_TIME", 100.0)
         weights = next(digit_run.model_folder.glob("*.keras"))
-        flags = {"model__weights": weights, "recipe__precision": "float32"}
+        flags = {
+            "model__weights": weights,
+            "recipe__precision": "float32",
+            "loader__processes": 0,
+        }
 
         def tried(**more: str) -> list[float]:
             config = tiny_config(**flags, **more)
