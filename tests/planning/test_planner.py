@@ -6,6 +6,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,8 @@ class TestMakePlan:
     @pytest.mark.parametrize("width", [80, 160])
     def test_in_a_terminal_no_number_is_torn(self, planned: Any, width: int) -> None:
         printed = io.StringIO()
-        show(planned[2], Console(file=printed, width=width, force_terminal=True, no_color=True))
+        plan = replace(planned[2], advice=["What one more GiB would buy. " * 10])
+        show(plan, Console(file=printed, width=width, force_terminal=True, no_color=True))
         text = re.sub(r"\x1b\[[0-9;]*m", "", printed.getvalue())
         assert max(map(len, text.splitlines())) <= width
         for line in planned[2].ledger[1:]:  # the first, of the data, is long

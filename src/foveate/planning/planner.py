@@ -147,7 +147,7 @@ def show(plan: Plan, console: Console) -> None:
             text = f"{line.name}: {line.value} ({line.source}: {line.reason})"
             console.print(text, highlight=False, markup=False, soft_wrap=True)
     for text in plan.advice:
-        console.print(text, highlight=False, soft_wrap=True)
+        console.print(text, highlight=False, soft_wrap=not console.is_terminal)
 
 
 def _table(plan: Plan, is_wide: bool) -> Table:
