@@ -15,6 +15,7 @@ from foveate.config.files import load_config, to_toml
 from foveate.config.settings import RunConfig
 from foveate.errors import ConfigError
 from foveate.search.space import Space
+from foveate.training.stages import plan_stages
 
 MOMENTUM = '{ low = 0.8, high = 0.99, when = { "recipe.optimizer.name" = "sgd" } }'
 
@@ -195,6 +196,19 @@ class TestDefaults:
         assert searched.defaults_within() == {"recipe.learning_rate": 1e-3}
 
     def test_one_that_is_derived_is_not_either(self) -> None:
-        searched = space(recipe__fine_tune_learning_rate="1e-5..1e-3 log")
-        assert searched.defaults() == {"recipe.fine_tune_learning_rate": None}
+        searched = space(recipe__frozen_views="1..4")
+        assert searched.defaults() == {"recipe.frozen_views": None}
         assert searched.defaults_within() == {}
+        assert searched.settled() == {}
+
+    def test_one_that_is_not_set_is_what_a_run_takes_it_for(
+        self, tiny_config: Callable[..., Any]
+    ) -> None:
+        base = tiny_config(model__backbone="mobilenet", recipe__learning_rate=2e-3)
+        ranges = config(recipe__fine_tune_learning_rate="1e-5..1e-3 log", recipe__unfreeze="0.6,1")
+        searched = Space(base.model_copy(update={"search": ranges.search}))
+        defaults = searched.defaults()
+        assert searched.settled() == searched.defaults_within() == defaults
+        assert plan_stages(searched.config(defaults)) == plan_stages(base)
+        assert defaults["recipe.unfreeze"] == 1.0
+        assert defaults["recipe.fine_tune_learning_rate"] == pytest.approx(4e-4)

@@ -10,6 +10,8 @@ from foveate.config.section import NamedSection, Section, Share
 
 Precision = Literal["float32", "mixed_bfloat16", "mixed_float16"]
 
+_FINE_TUNE_SHARE_OF_RATE = 0.2
+
 
 class OptimizerConfig(NamedSection):
     """The update rule."""
@@ -104,3 +106,13 @@ class RecipeConfig(Section):
     """What is minimized; a bare string is its name."""
     stopping: StoppingConfig = StoppingConfig()
     """Early stopping and the choice of the best epoch."""
+
+    @property
+    def tuned_rate(self) -> float:
+        """Peak learning rate of the fine_tune stage, stated or not."""
+        return self.fine_tune_learning_rate or self.learning_rate * _FINE_TUNE_SHARE_OF_RATE
+
+    @property
+    def tuned_share(self) -> float:
+        """Share of the backbone's layers that the fine_tune stage trains, stated or not."""
+        return self.unfreeze or 1.0

@@ -138,7 +138,7 @@ def _try_out(
     stated = config.recipe.precision
     usual = {
         "precision": "float32" if stated == "auto" else stated,
-        "unfreeze": config.recipe.unfreeze or 1.0,
+        "unfreeze": config.recipe.tuned_share,
         "processes": config.loader.processes,
     }
     with tempfile.TemporaryDirectory(prefix="foveate-trial-") as name:

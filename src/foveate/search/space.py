@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from foveate.config.files import setting_fields, setting_kinds, whole_key, with_settings
@@ -20,6 +20,13 @@ _FIXED_KEYS = (
     "seed", "task", "data.image", "data.label", "data.mask", "data.group", "data.split",
     "data.weight", "data.metadata", "data.unreadable", "data.max_unreadable",
 )  # fmt: skip
+
+
+# What a setting that is not set stands for.
+_STANDS_FOR: dict[str, Callable[[RunConfig], Scalar]] = {
+    "recipe.fine_tune_learning_rate": lambda config: config.recipe.tuned_rate,
+    "recipe.unfreeze": lambda config: config.recipe.tuned_share,
+}
 
 
 class Chooser(Protocol):
@@ -122,7 +129,15 @@ class Space:
 
     def defaults(self) -> Values:
         """The values that the settings have if nothing is searched; None where one is derived."""
-        return {key: _plain(_value(self._base, key)) for key in self.ranges}
+        return {key: _plain(_value(self._base, key)) for key in self.ranges} | self.settled()
+
+    def settled(self) -> Values:
+        """What the settings that are varied, but not set, stand for, by key."""
+        return {
+            key: value(self._base)
+            for key, value in _STANDS_FOR.items()
+            if key in self.ranges and _value(self._base, key) is None
+        }
 
     def defaults_within(self) -> Values:
         """Those of the defaults that lie in their range: what a study can be told of them."""

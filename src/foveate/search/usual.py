@@ -29,8 +29,7 @@ def usual_space(config: RunConfig, facts: Facts) -> dict[str, RangeConfig]:
     if config.recipe.optimizer.name in ("adamw", "sgd"):
         space["recipe.optimizer.weight_decay"] = RangeConfig(low=1e-6, high=1e-1, log=True)
     if facts.is_tuned:
-        rate = config.recipe.fine_tune_learning_rate or config.recipe.learning_rate / 5
-        space["recipe.fine_tune_learning_rate"] = _around(rate)
+        space["recipe.fine_tune_learning_rate"] = _around(config.recipe.tuned_rate)
         space["recipe.unfreeze"] = RangeConfig(choices=(0.3, 0.6, 1.0))
     if facts.task == "segmentation":
         losses = ("cross_entropy", "dice", "cross_entropy_dice")

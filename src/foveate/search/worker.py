@@ -28,7 +28,7 @@ from foveate.search.queue import (
     settled,
     this_worker,
 )
-from foveate.search.space import Space, Values
+from foveate.search.space import Space
 from foveate.search.study import StudyFolder, choose_pruning, open_storage
 from foveate.search.trial import (
     Limits,
@@ -186,8 +186,8 @@ class Worker:
 
     def _runs(self, study: optuna.Study, trial: optuna.Trial) -> TrialRuns:
         """Settle the settings of a trial, and what it may take."""
-        values: Values = {}
         if trial.user_attrs.get("baseline"):
+            values = self._space.settled()
             self._space.suggest(trial, self._space.defaults_within())
             trial.set_user_attr("settings", self._space.defaults())
         else:

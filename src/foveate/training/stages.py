@@ -13,7 +13,6 @@ from foveate.planning.resizing import epochs_of_sizes, side_shares
 _EPOCHS = 10
 _FINE_TUNE_EPOCHS = 5
 _EPOCHS_ON_FEATURES = 30  # where only a time is stated: they cost little, and more overfit
-_FINE_TUNE_SHARE_OF_RATE = 0.2
 _FROZEN_WEIGHT, _FINE_TUNE_WEIGHT = 0.3, 0.7
 """Shares of a stated time: an epoch of fine-tuning costs some three times as much as a frozen one,
 so that ten frozen epochs and five of fine-tuning take their time about like this."""
@@ -74,10 +73,9 @@ def plan_stages(config: RunConfig) -> list[Stage]:
     if epochs is None and recipe.frozen_views:
         epochs = _EPOCHS_ON_FEATURES
     tuned = _epochs(recipe.fine_tune_epochs, _FINE_TUNE_EPOCHS, config)
-    rate = recipe.fine_tune_learning_rate or peak * _FINE_TUNE_SHARE_OF_RATE
     stages = [
         Stage("frozen", epochs, peak, 0.0, _FROZEN_WEIGHT),
-        Stage("fine_tune", tuned, rate, recipe.unfreeze or 1.0, _FINE_TUNE_WEIGHT),
+        Stage("fine_tune", tuned, recipe.tuned_rate, recipe.tuned_share, _FINE_TUNE_WEIGHT),
     ]
     return [stage for stage in stages if stage.epochs != 0]
 
