@@ -41,6 +41,7 @@ def give_back() -> None:
     compile a model fills 400 MiB with these, of which training reads 60. They are given back on
     Linux alone.
     """
+    mapped = _mapped()
     gc.collect()
     if sys.platform != "linux":
         return
@@ -48,8 +49,8 @@ def give_back() -> None:
     with suppress(AttributeError):  # glibc has it, others do not
         libc.malloc_trim(0)
     with suppress(psutil.Error, OSError):  # the system does not let us look
-        # What is there twice is no library that another thread is about to load and to change.
-        for begin, end in _unchanged_pages() & _unchanged_pages():
+        # What was there before is no library that another thread is about to load and to change.
+        for begin, end in _unchanged_pages() & mapped:
             libc.madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), mmap.MADV_DONTNEED)
 
 
@@ -59,6 +60,18 @@ def _unchanged_pages() -> set[tuple[int, int]]:
     for one in psutil.Process().memory_maps(grouped=False):
         changed = one.anonymous or one.private_dirty or one.shared_dirty or one.swap
         if one.perms in ("r--p", "r-xp") and one.path.startswith("/") and not changed:
-            begin, end = one.addr.split("-")
-            found.add((int(begin, 16), int(end, 16)))
+            found.add(_addresses(one.addr))
     return found
+
+
+def _mapped() -> set[tuple[int, int]]:
+    """Addresses of all that is mapped: little work, as no page is looked at."""
+    with suppress(OSError):
+        lines = Path("/proc/self/maps").read_text().splitlines()
+        return {_addresses(line.split(" ", 1)[0]) for line in lines}
+    return set()
+
+
+def _addresses(text: str) -> tuple[int, int]:
+    begin, end = text.split("-")
+    return int(begin, 16), int(end, 16)
