@@ -142,7 +142,7 @@ def _measure(prepared: Prepared, config: RunConfig, model: keras.Model) -> dict[
         watch, waited = _StepTimes(), loader.wait_seconds
         compile_stage(model, stage, prepared, config)
         # As many epochs as it takes: small sets have but a few batches.
-        model.fit(loader, epochs=10_000, shuffle=False, verbose=0, callbacks=[watch, GiveBack()])
+        model.fit(loader, epochs=10_000, shuffle=False, verbose=0, callbacks=[GiveBack(), watch])
         stages[stage.name] = watch.seconds
         steady = max(steady, watch.resident_bytes)
         compiling += watch.compiling
@@ -204,7 +204,11 @@ def _on_features(
 
 
 class _StepTimes(keras.callbacks.Callback):
-    """Takes the time from the end of a batch to the end of the next, loading included."""
+    """Takes the time from the end of a batch to the end of the next, loading included.
+
+    What other callbacks do at the end of an epoch a run does but once: it does not count, so that
+    this one must be the last.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -226,6 +230,10 @@ class _StepTimes(keras.callbacks.Callback):
         if len(self.seconds) >= (_BATCHES if is_long else _MOST_BATCHES):
             self.resident_bytes = resident_bytes()
             self.model.stop_training = True
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Begin the next step now."""
+        self._last = time.perf_counter()
 
     @property
     def compiling(self) -> float:
