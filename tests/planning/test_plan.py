@@ -20,7 +20,7 @@ from foveate.planning.fingerprint import Fingerprint
 from foveate.planning.measurement import Measurement, Try
 from foveate.planning.plan import Plan
 from foveate.planning.planner import hold_to_budget
-from foveate.planning.reckon import END_SECONDS, batch_seconds, peak_bytes
+from foveate.planning.reckon import END_SECONDS, batch_seconds, peak_bytes, total_seconds
 from foveate.planning.settle import settle
 
 MIB = 1024**2
@@ -404,6 +404,16 @@ def test_short_runs_are_less_certain() -> None:
     ]
     assert 0.3 > errors[0] > errors[1] > errors[2] > 0.05
     assert errors[2] == pytest.approx(0.05, abs=0.01)
+
+
+def test_what_compiling_takes_is_told_by_tries_of_about_that_size() -> None:
+    """Smaller batches accumulate gradients: that takes longer to compile."""
+    one, four, all_at_once = (replace(one, compile_seconds=50.0) for one in USUAL.tries)
+    found = measured(one, four, replace(all_at_once, compile_seconds=10.0))
+    for size, compiling in {32: 10.0, 4: 50.0}.items():
+        without = total_seconds(USUAL, size, repeat=1)
+        assert without is not None
+        assert total_seconds(found, size, repeat=1) == pytest.approx(without + compiling)
 
 
 def test_lines_go_through_what_was_tried() -> None:
