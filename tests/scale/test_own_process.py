@@ -15,6 +15,7 @@ from foveate.scale import runtime
 if {is_ours}:
     runtime.own_process()
 runtime.prepare("tensorflow")
+collects = gc.isenabled()
 import keras
 found = [name for name in ("sklearn", "pandas", "jax") if name in sys.modules]
 frozen = gc.get_freeze_count()
@@ -22,7 +23,7 @@ runtime.prepare("tensorflow")
 frozen_later = gc.get_freeze_count() - frozen
 import sklearn.linear_model, pandas
 rows = len(pandas.DataFrame([1]))
-print(json.dumps([found, frozen, frozen_later, keras.backend.backend(), rows]))
+print(json.dumps([found, frozen, frozen_later, collects, keras.backend.backend(), rows]))
 """
 
 
@@ -34,8 +35,9 @@ def test_only_the_command_does_without_what_keras_imports_for_others(is_ours: bo
     told = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=240
     )
-    found, frozen, frozen_later, backend, rows = json.loads(told.stdout.splitlines()[-1])
+    found, frozen, frozen_later, collects, backend, rows = json.loads(told.stdout.splitlines()[-1])
     assert (found == []) == is_ours
     assert (frozen > 0) == is_ours  # what others have in their process may become garbage
     assert frozen_later <= 0  # and so may what came after the import
+    assert collects  # again
     assert (backend, rows) == ("tensorflow", 1)
