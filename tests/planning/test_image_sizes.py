@@ -69,8 +69,8 @@ def measured(slow: float = 0.0, waits: float = 0.0, compiling: float = 4.0, most
     ]
     rows = {"train": 800, "validation": 0, "test": 100}
     return Measurement(
-        "tensorflow", ["cpu"], (256, 256), [("fine_tune", 10)], GIB // 2, 10.0, rows, 13 * 2**20,
-        tries, 2**62, image_sizes=most,
+        "tensorflow", ["cpu"], (256, 256), [("fine_tune", 10)], GIB // 2, 10.0, rows, 800,
+        13 * 2**20, tries, 2**62, image_sizes=most,
     )  # fmt: skip
 
 
@@ -101,7 +101,7 @@ class TestPlan:
         assert plan.image_sizes == 1
         assert line(plan).value == "256x256"
         assert line(plan).source == "derived"
-        number, share = sizes_that_pay(measured(), 32, 1, 4 * GIB, None)
+        number, share = sizes_that_pay(measured(), 32, 4 * GIB, None)
         assert number > 1
         assert f"image_sizes = {number} would take about {share:.0%}" in line(plan).reason
 
@@ -111,12 +111,12 @@ class TestPlan:
     )
     def test_what_gains_little_is_not(self, found: Measurement) -> None:
         assert "hardly be faster" in line(settled(found)).reason
-        assert sizes_that_pay(found, 32, 1, 4 * GIB, None) == (1, 1.0)
+        assert sizes_that_pay(found, 32, 4 * GIB, None) == (1, 1.0)
 
     def test_no_more_than_epochs_or_memory_allow(self) -> None:
         short = replace(measured(compiling=0.1), stages=[("fine_tune", 1)])
-        assert sizes_that_pay(short, 32, 1, 4 * GIB, None)[0] == 1
-        assert sizes_that_pay(measured(), 32, 1, peak_bytes(measured(), 32), None)[0] == 1
+        assert sizes_that_pay(short, 32, 4 * GIB, None)[0] == 1
+        assert sizes_that_pay(measured(), 32, peak_bytes(measured(), 32), None)[0] == 1
 
     def test_a_stated_number_is_kept_and_paid_for(self) -> None:
         found, number = measured(), 3
@@ -135,4 +135,4 @@ class TestPlan:
     @pytest.mark.parametrize(("minutes", "pays"), [(1, False), (60, True)])
     def test_a_stated_time_says_how_many_epochs(self, minutes: int, pays: bool) -> None:
         found = replace(measured(compiling=20.0), stages=[("fine_tune", None)])
-        assert (sizes_that_pay(found, 32, 1, 4 * GIB, 60.0 * minutes)[0] > 1) == pays
+        assert (sizes_that_pay(found, 32, 4 * GIB, 60.0 * minutes)[0] > 1) == pays

@@ -51,6 +51,7 @@ def measured(*tries: Try, **others: Any) -> Measurement:
         "base_bytes": BASE,
         "startup_seconds": 10.0,
         "rows": {"train": 800, "validation": 100, "test": 100},
+        "epoch_samples": 800,
         "weight_bytes": 13 * MIB,
         "tries": list(tries),
         "limit": 2**62,
@@ -341,6 +342,13 @@ class TestSettle:
         # 10 s to start, 10 and 5 epochs, 100 samples to judge, and what ends a run.
         assert plan.total_seconds == pytest.approx(10 + 180 + 410 + 2 + END_SECONDS)
 
+    def test_an_epoch_takes_the_time_of_its_whole_steps(self) -> None:
+        """Rows that make no whole step are not trained on; repeated ones are, again."""
+        for samples in (768, 2400):
+            plan = settle(config(), FOUND, replace(USUAL, epoch_samples=samples), 8192 * MIB)
+            expected = {"frozen": samples * 0.02 + 2, "fine_tune": samples * 0.1 + 2}
+            assert plan.epoch_seconds == pytest.approx(expected)
+
     def test_time_is_open_where_the_number_of_epochs_is(self) -> None:
         open_ended = measured(tried(1), tried(32), stages=[("frozen", None), ("fine_tune", None)])
         plan = settle(config(budget={"time": 600}), FOUND, open_ended, 8192 * MIB)
@@ -411,9 +419,9 @@ def test_what_compiling_takes_is_told_by_tries_of_about_that_size() -> None:
     one, four, all_at_once = (replace(one, compile_seconds=50.0) for one in USUAL.tries)
     found = measured(one, four, replace(all_at_once, compile_seconds=10.0))
     for size, compiling in {32: 10.0, 4: 50.0}.items():
-        without = total_seconds(USUAL, size, repeat=1)
+        without = total_seconds(USUAL, size)
         assert without is not None
-        assert total_seconds(found, size, repeat=1) == pytest.approx(without + compiling)
+        assert total_seconds(found, size) == pytest.approx(without + compiling)
 
 
 def test_lines_go_through_what_was_tried() -> None:

@@ -22,6 +22,7 @@ from foveate.planning.fingerprint import fingerprint
 from foveate.planning.measurement import Measurement
 from foveate.planning.planner import hold_to_budget, make_plan, show
 from foveate.runs import Run
+from foveate.training.prepare import prepare
 
 GIB = 1024**3
 
@@ -43,7 +44,7 @@ def planned(
     """Settings, data and plan of a small run."""
     config = tiny_config(
         data__batch_size="none",
-        recipe__effective_batch_size=12,
+        recipe__effective_batch_size=18,
         loader__queue="1MiB",
         budget__ram=str(8 * GIB),
     )
@@ -53,7 +54,7 @@ def planned(
 class TestMakePlan:
     def test_what_is_measured_is_plausible(self, planned: Any) -> None:
         _, manifest, plan = planned
-        assert plan.batch_size * plan.gradient_accumulation_steps == 12
+        assert plan.batch_size * plan.gradient_accumulation_steps == 18
         # A process with Keras and TensorFlow takes hundreds of MiB.
         assert GIB / 4 < plan.peak_bytes < 8 * GIB
         assert list(plan.epoch_seconds) == ["scratch"]
@@ -68,6 +69,14 @@ class TestMakePlan:
 
         monkeypatch.setattr(measuring, "_try_out", refuse)
         assert make_plan(manifest, config)[1] == plan
+
+    def test_an_epoch_is_as_long_as_that_of_the_run(self, planned: Any) -> None:
+        config, manifest, plan = planned
+        (file,) = (cache_folder() / "measured").iterdir()
+        found = Measurement.from_dict(json.loads(file.read_text()))
+        loader = prepare(manifest, plan.apply(config)).loader("train", plan.apply(config))
+        assert found.rows["train"] % 18, "else nothing is left over"
+        assert found.epoch_samples == len(loader) * loader.batch_size < found.rows["train"]
 
     def test_processes_are_tried_where_threads_wait(self, planned: Any) -> None:
         (file,) = (cache_folder() / "measured").iterdir()

@@ -191,7 +191,7 @@ def _stage_lines(
         Line(f"{name}, rate", f"{plan.batch_size / seconds:,.1f} images/s", "measured",
              f"a batch takes {seconds:.3f} s"),
         Line(f"{name}, epoch", time_text(plan.epoch_seconds[name]), "derived",
-             "training and validation rows at their rates"),
+             "whole steps and the validation rows at their rates"),
         Line(f"{name}, epochs", "as many as fit" if count is None else str(count), "stated",
              "recipe and budget.time"),
     ]  # fmt: skip
@@ -226,7 +226,7 @@ def _sizes_line(plan: Plan, config: RunConfig, measured: Measurement, ram: int, 
     """Say at which image sizes a stage trains, or what smaller ones would bring."""
     sizes = image_sizes(plan.image_size, plan.image_sizes)
     most, share = sizes_that_pay(
-        measured, plan.batch_size, config.loader.repeat, ram * (1 - KEPT_FREE), config.budget.time
+        measured, plan.batch_size, ram * (1 - KEPT_FREE), config.budget.time
     )
     reason = "recipe.image_sizes; smaller ones first would hardly be faster"
     if config.recipe.image_sizes is not None:

@@ -190,7 +190,7 @@ def _is_short(config: RunConfig, measured: Measurement) -> bool:
     if config.recipe.unfreeze is not None or name != "fine_tune" or count or seconds is None:
         return False
     largest = measured.tries[-1].batch_size
-    return epochs_in(seconds, measured, largest, config.loader.repeat) < _FEW_EPOCHS
+    return epochs_in(seconds, measured, largest) < _FEW_EPOCHS
 
 
 def _worth_trying(config: RunConfig, tried: Try) -> int:

@@ -67,6 +67,8 @@ class Measurement:
         base_bytes: Resident memory before the first batch.
         startup_seconds: From the start of the process to the first batch.
         rows: Samples by split.
+        epoch_samples: What an epoch trains on: repeats counted, without what is left over when
+            all whole steps are done.
         weight_bytes: Size of the model's weights.
         tries: In ascending order of batch size, at least one.
         others: At a batch size of these, each with something else than the fastest before it:
@@ -86,6 +88,7 @@ class Measurement:
     base_bytes: int
     startup_seconds: float
     rows: dict[str, int]
+    epoch_samples: int
     weight_bytes: int
     tries: list[Try]
     limit: int

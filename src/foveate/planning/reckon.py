@@ -85,15 +85,15 @@ def _between(tries: Sequence[Try], size: float, value: Any) -> float:
     return float(value(low) + slope * (size - low.batch_size))
 
 
-def epoch_seconds(measured: Measurement, batch_size: int, repeat: int) -> dict[str, float]:
+def epoch_seconds(measured: Measurement, batch_size: int) -> dict[str, float]:
     """Reckon the time of an epoch with its validation, by stage."""
     one = nearest_try(measured, batch_size)
     seconds = {}
     for name, _ in measured.stages:
         sample = batch_seconds(measured, name, batch_size) / batch_size
         judged = sample if on_features(measured, name) else one.validation_seconds
-        rows = measured.rows
-        seconds[name] = rows["train"] * repeat * sample + rows["validation"] * judged
+        training = measured.epoch_samples * sample
+        seconds[name] = training + measured.rows["validation"] * judged
     return seconds
 
 
@@ -123,14 +123,13 @@ def epochs_at_full_size(measured: Measurement, batch_size: int, epochs: int, siz
 
 
 def sizes_that_pay(
-    measured: Measurement, batch_size: int, repeat: int, limit: float, seconds: float | None
+    measured: Measurement, batch_size: int, limit: float, seconds: float | None
 ) -> tuple[int, float]:
     """Find the number of image sizes with which the last stage is fastest.
 
     Args:
         measured: What the machine does.
         batch_size: Samples of a batch.
-        repeat: How often an epoch goes over the training rows.
         limit: Bytes of memory that the run may take.
         seconds: What the run may take, where that decides the number of epochs.
 
@@ -139,8 +138,8 @@ def sizes_that_pay(
         the share of the time with one size that the stage then takes.
     """
     name, count = measured.stages[-1]
-    epoch = epoch_seconds(measured, batch_size, repeat)[name]
-    epochs = count or epochs_in(seconds or 0.0, measured, batch_size, repeat)
+    epoch = epoch_seconds(measured, batch_size)[name]
+    epochs = count or epochs_in(seconds or 0.0, measured, batch_size)
     another = nearest_try(measured, batch_size).size_seconds
 
     def taken(sizes: int) -> float:
@@ -156,19 +155,18 @@ def sizes_that_pay(
     return (best, taken(best) / taken(1)) if taken(1) > WORTH_IT * taken(best) else (1, 1.0)
 
 
-def epochs_in(seconds: float, measured: Measurement, batch_size: int, repeat: int) -> int:
+def epochs_in(seconds: float, measured: Measurement, batch_size: int) -> int:
     """Reckon how many epochs of the last stage fit, where stages that are open get equal times.
 
     Args:
         seconds: What the run may take.
         measured: What the machine does.
         batch_size: Samples of a batch.
-        repeat: How often an epoch goes over the training rows.
     """
     counts = dict(measured.stages)
     stated = replace(measured, stages=[(name, count or 0) for name, count in counts.items()])
-    taken = total_seconds(stated, batch_size, repeat) or 0.0
-    epoch = epoch_seconds(measured, batch_size, repeat)[measured.stages[-1][0]]
+    taken = total_seconds(stated, batch_size) or 0.0
+    epoch = epoch_seconds(measured, batch_size)[measured.stages[-1][0]]
     num_open = sum(count is None for count in counts.values())
     return max(int((seconds - taken) / num_open / epoch), 1)
 
@@ -190,20 +188,17 @@ def nearest_try(measured: Measurement, batch_size: int) -> Try:
     return min(measured.tries, key=lambda one: abs(one.batch_size - batch_size))
 
 
-def total_seconds(
-    measured: Measurement, batch_size: int, repeat: int, sizes: int = 1
-) -> float | None:
+def total_seconds(measured: Measurement, batch_size: int, sizes: int = 1) -> float | None:
     """Reckon the time from start to report; None where the time decides the epochs.
 
     Args:
         measured: What the machine does.
         batch_size: Samples of a batch.
-        repeat: How often an epoch goes over the training rows.
         sizes: Image sizes that the last stage goes through.
     """
     if any(count is None for _, count in measured.stages):
         return None
-    epochs = epoch_seconds(measured, batch_size, repeat)
+    epochs = epoch_seconds(measured, batch_size)
     counts = {name: count or 0 for name, count in measured.stages}
     last = measured.stages[-1][0]
     full = epochs_at_full_size(measured, batch_size, counts[last], sizes)
@@ -239,14 +234,14 @@ def once_seconds(measured: Measurement, batch_size: int, sizes: int = 1) -> floa
     return measured.startup_seconds + compiling + END_SECONDS
 
 
-def time_error(measured: Measurement, batch_size: int, repeat: int, sizes: int = 1) -> float:
+def time_error(measured: Measurement, batch_size: int, sizes: int = 1) -> float:
     """Say by which share the time from start to report may be wrong.
 
     The steps are as certain as they were alike. What comes but once was measured but once.
     """
     one = nearest_try(measured, batch_size)
     steps = max(_LEAST_ERROR, *(spread(seconds) for seconds in one.stage_seconds.values()))
-    total = total_seconds(measured, batch_size, repeat, sizes)
+    total = total_seconds(measured, batch_size, sizes)
     once = once_seconds(measured, batch_size, sizes)
     if total is None:
         return steps

@@ -63,8 +63,8 @@ def settle(
     _require_time(config, min(least_seconds(measured, size) for size in fitting))
     fastest = min(_cost(measured, size) for size in fitting)
     batch_size = max(size for size in fitting if _cost(measured, size) <= WORTH_IT * fastest)
-    nearest, repeat = nearest_try(measured, batch_size), config.loader.repeat
-    epochs = epoch_seconds(measured, batch_size, repeat)
+    nearest = nearest_try(measured, batch_size)
+    epochs = epoch_seconds(measured, batch_size)
     slowest = max(measured.stages, key=lambda stage: epochs[stage[0]] * (stage[1] or 1))[0]
     waits = nearest.wait_shares[slowest]
     plan = Plan(
@@ -75,8 +75,8 @@ def settle(
         precision=measured.tries[0].precision,
         peak_bytes=round(peak_bytes(measured, batch_size, num_sizes)),
         epoch_seconds=epochs,
-        total_seconds=total_seconds(measured, batch_size, repeat, num_sizes),
-        error=time_error(measured, batch_size, repeat, num_sizes),
+        total_seconds=total_seconds(measured, batch_size, num_sizes),
+        error=time_error(measured, batch_size, num_sizes),
         queue_bytes=int(config.loader.queue),
         processes=measured.tries[0].processes,
         frozen_views=measured.frozen_views,

@@ -87,6 +87,7 @@ def _prepared(folder: Path, config: RunConfig) -> Prepared:
 
 
 def _about(prepared: Prepared, config: RunConfig, model: keras.Model) -> dict[str, Any]:
+    loader = prepared.loader("train", config)
     return {
         "backend": keras.backend.backend(),
         "devices": runtime.devices(),
@@ -99,6 +100,7 @@ def _about(prepared: Prepared, config: RunConfig, model: keras.Model) -> dict[st
             "validation": prepared.rows("validation").num_samples,
             "test": prepared.num_judged("test"),
         },
+        "epoch_samples": len(loader) * loader.batch_size,
         "weight_bytes": weight_bytes(model),
         "frozen_views": config.recipe.frozen_views,
         "feature_bytes": stored_bytes(prepared, model, config.recipe.frozen_views or 0),
