@@ -68,20 +68,21 @@ def test_same_bytes_when_another_thread_shrinks_the_queue(digits: Manifest) -> N
     assert b"".join(parts) == all_bytes(steady)
 
 
+class Computed(Batches):
+    """Notes what is computed, and when it is as much as a queue of four holds."""
+
+    def __init__(self) -> None:
+        self.positions: list[int] = []
+        self.full = threading.Event()
+
+    def at(self, position: int) -> Batch:
+        self.positions.append(position)
+        if len(self.positions) == 5:
+            self.full.set()
+        return (position,)
+
+
 def test_a_shrunk_queue_holds_one_batch() -> None:
-    class Computed(Batches):
-        """Notes what is computed, and when it is as much as a queue of four holds."""
-
-        def __init__(self) -> None:
-            self.positions: list[int] = []
-            self.full = threading.Event()
-
-        def at(self, position: int) -> Batch:
-            self.positions.append(position)
-            if len(self.positions) == 5:
-                self.full.set()
-            return (position,)
-
     computed = Computed()
     ahead = ReadAhead(computed, threads=2, processes=0, most=4)
     assert ahead.take(0) == (0,)
@@ -93,6 +94,28 @@ def test_a_shrunk_queue_holds_one_batch() -> None:
     assert [ahead.take(position) for position in (1, 2)] == [(1,), (2,)]
     assert set(computed.positions) <= {1, 2, 3}
     ahead.close()
+
+
+def test_nothing_is_read_beyond_what_is_read_in_one_go() -> None:
+    computed = Computed()
+    ahead = ReadAhead(computed, threads=2, processes=0, most=4, stretch=3)
+    assert [ahead.take(position) for position in (0, 1, 2)] == [(0,), (1,), (2,)]
+    assert not computed.full.wait(0.5)
+    assert sorted(computed.positions) == [0, 1, 2]
+    assert [ahead.take(position) for position in (3, 7)] == [(3,), (7,)]
+    assert not {6, 9} & set(computed.positions)
+    ahead.close()
+
+
+@pytest.mark.parametrize("processes", [0, 2])
+def test_same_bytes_where_epochs_are_read_one_by_one(digits: Manifest, processes: int) -> None:
+    steady = BatchLoader(digits, (16, 16), 32, shuffle=True, augment=STRONG)
+    halting = BatchLoader(
+        digits, (16, 16), 32, shuffle=True, augment=STRONG, processes=processes, epochs=1
+    )
+    for loader in (steady, halting):
+        loader.resume_at(2)
+    assert all_bytes(halting) == all_bytes(steady)
 
 
 def test_seed_and_epoch_change_what_is_seen(digits: Manifest) -> None:

@@ -19,14 +19,24 @@ class ReadAhead:
         threads: Threads that do it, of this process or of all others together.
         processes: Other processes that do it; 0 for none. Batches come through shared memory.
         most: Most batches that wait.
+        stretch: Batches that are read in one go: where as many end, the next are begun only when
+            they are asked for. None goes on for ever.
 
     Attributes:
         wait_seconds: Time spent waiting for batches so far.
         failure: What stopped the reading, if anything: TensorFlow wraps it beyond recognition.
     """
 
-    def __init__(self, batches: Batches, threads: int, processes: int, most: int) -> None:
+    def __init__(
+        self,
+        batches: Batches,
+        threads: int,
+        processes: int,
+        most: int,
+        stretch: int | None = None,
+    ) -> None:
         self._batches, self._most = batches, most
+        self._stretch = stretch or _ENDLESS
         self._threads, self._processes = threads, processes
         self._lock = threading.Lock()
         self._iterator: Any = None
@@ -38,7 +48,8 @@ class ReadAhead:
         """Take the batch at a position from the queue, moving the queue there if need be."""
         started = time.perf_counter()
         with self._lock:
-            if self._iterator is None or self._position != position:
+            is_next = self._iterator is not None and self._position == position
+            if not is_next or position % self._stretch == 0:
                 self._stop()
                 self._iterator = self._start(position)
             try:
@@ -79,7 +90,8 @@ class ReadAhead:
     def _start(self, position: int) -> Any:
         import grain
 
-        source = grain.MapDataset.source(_Positions(self._batches, position))
+        count = self._stretch - position % self._stretch
+        source = grain.MapDataset.source(_Positions(self._batches, position, count))
         if not self._processes:
             threads = min(self._threads, self._most)  # others would have nothing to do
             options = grain.ReadOptions(threads, prefetch_buffer_size=self._most)
@@ -95,13 +107,13 @@ class ReadAhead:
 
 
 class _Positions:
-    """Grain's view: a source whose item is a whole batch, without an end."""
+    """Grain's view: a source whose item is a whole batch."""
 
-    def __init__(self, batches: Batches, start: int) -> None:
-        self._batches, self._start = batches, start
+    def __init__(self, batches: Batches, start: int, count: int) -> None:
+        self._batches, self._start, self._count = batches, start, count
 
     def __len__(self) -> int:
-        return _ENDLESS
+        return self._count
 
     def __getitem__(self, index: int) -> Batch:
         return self._batches.at(self._start + index)

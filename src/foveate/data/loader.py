@@ -94,6 +94,8 @@ class BatchLoader(keras.utils.PyDataset, DataAdapter):
             tiles have no size.
         features: What a frozen backbone made of the rows: the batches then hold these arrays in
             place of ``images``. No file is read or augmented.
+        epochs: Number of epochs that are read in one go: after them nothing is read before it is
+            asked for. None reads ahead without end.
 
     Attributes:
         epoch: Number of the epoch that the next iteration gives; may be set.
@@ -129,6 +131,7 @@ class BatchLoader(keras.utils.PyDataset, DataAdapter):
         max_unreadable: float = 0.01,
         tiles: TilesConfig = _WHOLE,
         features: FeatureFiles | None = None,
+        epochs: int | None = None,
     ) -> None:
         super().__init__()
         if processes and unreadable == "skip":
@@ -162,7 +165,8 @@ class BatchLoader(keras.utils.PyDataset, DataAdapter):
         sample_bytes = features.item_bytes if features else image_size[0] * image_size[1] * 4
         batch_bytes = self.batch_size * sample_bytes
         most = min(max(queue_bytes // batch_bytes, 1), max(4 * threads, 16))
-        self._ahead = ReadAhead(self._batches, threads, processes, most)
+        stretch = epochs and epochs * self._batches.num_batches
+        self._ahead = ReadAhead(self._batches, threads, processes, most, stretch)
 
     def __len__(self) -> int:
         return self._batches.num_batches

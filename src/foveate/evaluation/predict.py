@@ -121,6 +121,7 @@ class Predictor:
             unreadable=unreadable,
             max_unreadable=config.data.max_unreadable,
             tiles=self.tiles,
+            epochs=1,
         )
 
     def stream(self, loader: BatchLoader) -> Iterator[Judged]:

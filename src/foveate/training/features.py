@@ -115,6 +115,7 @@ def _loader(config: RunConfig, prepared: Prepared, split: str, views: int) -> Ba
         repeat=1,
         remainder="pad",
         cycle=1,
+        epochs=views,
     )
 
 
