@@ -2,6 +2,7 @@
 
 import pytest
 
+from foveate.config.files import load_config
 from foveate.config.settings import RunConfig
 
 
@@ -41,3 +42,16 @@ class TestBatchSizes:
                     "recipe": {"gradient_accumulation_steps": steps, "effective_batch_size": 32},
                 }
             )
+
+
+@pytest.mark.parametrize(
+    ("flags", "num_bytes"),
+    [
+        ({}, 4 * 1024**3),
+        ({"budget.disk": "3GiB"}, 1024**3),
+        ({"budget.disk": "90GiB"}, 4 * 1024**3),
+        ({"budget.disk": "3GiB", "loader.cache": "2GiB"}, 2 * 1024**3),
+    ],
+)
+def test_a_cache_takes_a_part_of_a_stated_disk(flags: dict[str, str], num_bytes: int) -> None:
+    assert load_config(None, flags).cache_bytes == num_bytes

@@ -18,7 +18,7 @@ from foveate.errors import BudgetError, ConfigError
 from foveate.planning import measure
 from foveate.planning.fingerprint import Fingerprint
 from foveate.planning.measurement import Measurement, Try
-from foveate.planning.plan import Plan
+from foveate.planning.plan import Line, Plan
 from foveate.planning.planner import hold_to_budget
 from foveate.planning.reckon import END_SECONDS, batch_seconds, peak_bytes, total_seconds
 from foveate.planning.settle import settle
@@ -429,6 +429,21 @@ def test_lines_go_through_what_was_tried() -> None:
         assert peak_bytes(USUAL, size) == BASE + size * EACH
         assert batch_seconds(USUAL, "fine_tune", size) == pytest.approx(0.1 * size)
     assert peak_bytes(USUAL, 64) == BASE + 64 * EACH
+
+
+def test_the_ledger_names_a_cache_where_there_is_one() -> None:
+    def lines(stated: RunConfig, cache_bytes: int) -> dict[str, Line]:
+        found = replace(USUAL, weight_bytes=10 * MIB, cache_bytes=cache_bytes)
+        plan = settle(stated, FOUND, found, 8192 * MIB)
+        return {line.name: line for line in plan.ledger}
+
+    without = lines(config(), 0)
+    assert "cache" not in without
+    assert without["disk"].value == "100 MiB"
+    kept = lines(config(), 300 * MIB)
+    assert (kept["cache"].value, kept["cache"].source) == ("300 MiB", "derived")
+    assert kept["disk"].value == "400 MiB"
+    assert lines(config(loader={"cache": "300MiB"}), 300 * MIB)["cache"].source == "pinned"
 
 
 def test_a_measurement_survives_json() -> None:

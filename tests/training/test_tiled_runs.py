@@ -1,6 +1,7 @@
 """Whole small runs on images that are larger than the model's input."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,16 +15,19 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from foveate.config.settings import RunConfig
 from foveate.data.manifest import Manifest
-from foveate.errors import ConfigError, SampleError
+from foveate.errors import BudgetError, ConfigError, SampleError
 from foveate.evaluation.predict import predict
 from foveate.evaluation.scores import evaluate
+from foveate.models.build import build_model
 from foveate.models.bundle import Bundle, load_bundle, save_bundle
 from foveate.report.report import write_report
 from foveate.runs import Run
 from foveate.training.prepare import prepare
 from foveate.training.profile import profile
 from foveate.training.recipe import train
+from foveate.training.views import cached_bytes, run_files_bytes, settle_views
 
 Config = Callable[..., Any]
 SIZES = [(70, 90)] * 6 + [(90, 70)] * 4 + [(24, 60)] * 2
@@ -177,6 +181,33 @@ def test_tiles_may_be_seen_smaller_than_they_are(canvases: Path, tile_config: Co
 def test_the_bundle_says_how_images_are_cut(tile_run: Run) -> None:
     said = json.loads((tile_run.model_folder / "bundle.json").read_text())
     assert said["tiles"] == {"size": [32, 32], "overlap": 0.25, "balanced": True}
+
+
+@pytest.mark.parametrize(
+    "flags", [{}, {"loader__cache": "2MiB"}, {"loader__processes": 2}], ids=str
+)
+def test_the_cache_counts_towards_the_disk(
+    flags: dict[str, Any], canvases: Path, tile_config: Config
+) -> None:
+    def settled(disk: int) -> RunConfig:
+        return settle_views(tile_config(budget__disk=disk, **flags), prepared, model)
+
+    prepared = prepare(canvases, tile_config(**flags))
+    model = build_model(tile_config().model, prepared.model_inputs, prepared.task)
+    with pytest.raises(BudgetError, match=r"model, and what is cached for a while") as caught:
+        settled(2**20)
+    (least,) = re.findall(r"at least (\d+) MiB", str(caught.value))
+    enough = settled(int(least) * 2**20)
+    assert run_files_bytes(model) + cached_bytes(enough, prepared) <= int(least) * 2**20
+    with pytest.raises(BudgetError, match=rf"at least {least} MiB"):
+        settled((int(least) - 1) * 2**20)
+
+
+def test_what_is_read_whole_from_here_is_not_cached(
+    mask_folders: Path, tiny_config: Config
+) -> None:
+    config = tiny_config(data__image="images", data__mask="masks", budget__disk="1GiB")
+    assert cached_bytes(config, prepare(mask_folders, config)) == 0
 
 
 def test_what_cannot_be_done_is_refused(

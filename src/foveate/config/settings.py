@@ -19,6 +19,8 @@ from foveate.config.tiles import TilesConfig
 
 Backend = Literal["tensorflow", "jax", "torch"]
 _BATCH_SIZE = 32  # of a step, unless something is said
+CACHE_BYTES = 4 * 1024**3
+"""Disk space of a cache, unless something is said."""
 Level = Annotated[int, Field(ge=0, le=255)]
 
 
@@ -133,9 +135,10 @@ class LoaderConfig(Section):
     proportion to its weight (data.weight)."""
     repeat: PositiveInt = 1
     """How often an epoch goes over the training rows."""
-    cache: ByteSize = ByteSize(4 * 1024**3)
+    cache: ByteSize | None = None
     """Most space on the temporary disk for what is read from s3://, gs:// or http(s)://, and for
-    the decoded images that tiles are cut from."""
+    the decoded images that tiles are cut from; when not set 4 GiB, at most a third of
+    budget.disk."""
 
 
 class ModelConfig(Section):
@@ -176,8 +179,9 @@ class BudgetConfig(Section):
     gpu_memory: ByteSize | None = None
     """Most memory of the accelerator, such as "8GiB"; the batch is planned to fit it."""
     disk: ByteSize | None = None
-    """Most disk space of the run: checkpoints, model, and what a frozen backbone makes of the
-    images; when not set half of what is free, at most 10 GiB."""
+    """Most disk space of the run: checkpoints, model, what a frozen backbone makes of the images,
+    and loader.cache where that is used; when not set, what a backbone makes of the images takes
+    half of what is free, at most 10 GiB."""
     time: Seconds | None = None
     """Longest time from start to report: seconds, or a text such as "90s", "10m", "2h"."""
     cpus: PositiveInt | None = None
@@ -238,6 +242,14 @@ class RunConfig(Section):
     def gradient_accumulation_steps(self) -> int:
         """Batches of one step."""
         return self.effective_batch_size // self.batch_size
+
+    @property
+    def cache_bytes(self) -> int:
+        """Most disk space that a process, or all that load for it, keep files in for a while."""
+        if self.loader.cache is not None:
+            return int(self.loader.cache)
+        disk = self.budget.disk
+        return CACHE_BYTES if disk is None else min(CACHE_BYTES, int(disk) // 3)
 
     @model_validator(mode="after")
     def _batches_make_a_step(self) -> RunConfig:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from foveate import machine
 from foveate.config.augmentation import AugmentConfig
-from foveate.config.settings import DecodeConfig, LoaderConfig
+from foveate.config.settings import CACHE_BYTES, DecodeConfig, LoaderConfig
 from foveate.config.tiles import TilesConfig
 from foveate.data.ahead import ReadAhead
 from foveate.data.batches import Batch, Batches, Drawing
@@ -126,7 +126,7 @@ class BatchLoader(keras.utils.PyDataset, DataAdapter):
         threads: int | None = None,
         processes: int = 0,
         queue_bytes: int = LoaderConfig().queue,
-        cache_bytes: int = LoaderConfig().cache,
+        cache_bytes: int = CACHE_BYTES,
         unreadable: str = "fail",
         max_unreadable: float = 0.01,
         tiles: TilesConfig = _WHOLE,

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from foveate.config.settings import DecodeConfig, LoaderConfig
+from foveate.config.settings import CACHE_BYTES, DecodeConfig
 from foveate.data.decode import decode_mask, probe
 from foveate.data.manifest import Manifest
 from foveate.data.storage import Storage
@@ -83,7 +83,7 @@ def scan_masks(
     report: Callable[[int, int], None] | None = None,
     ignore: int | None = None,
     max_unreadable: float = 0.0,
-    cache_bytes: int = LoaderConfig().cache,
+    cache_bytes: int = CACHE_BYTES,
 ) -> MaskScan:
     """Decode every mask once and count its values.
 

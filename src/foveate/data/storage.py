@@ -8,14 +8,13 @@ from functools import cached_property, lru_cache
 from io import BytesIO, FileIO
 from types import TracebackType
 
-from foveate.config.settings import LoaderConfig
+from foveate.config.settings import CACHE_BYTES
 from foveate.data.cache import Parts
 from foveate.data.places import Encoded, Member, Place, is_remote
 from foveate.data.remote import RemoteReader, shared_cache
 from foveate.errors import SampleError
 
 _MOST_DESCRIPTORS = 128  # macOS allows a process 256 unless told otherwise
-_CACHE_BYTES = LoaderConfig().cache
 
 
 class Storage:
@@ -31,7 +30,7 @@ class Storage:
             neighbours of what is read are wanted soon: then whole blocks are fetched.
     """
 
-    def __init__(self, cache_bytes: int = _CACHE_BYTES, sweeps: bool = False) -> None:
+    def __init__(self, cache_bytes: int = CACHE_BYTES, sweeps: bool = False) -> None:
         self._cache_bytes, self._sweeps = cache_bytes, sweeps
         self._descriptor = lru_cache(maxsize=_MOST_DESCRIPTORS)(open_descriptor)
 

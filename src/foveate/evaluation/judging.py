@@ -100,7 +100,7 @@ def judge_tiles(
             yield judged
 
     kept, parts = [], []
-    with Storage(config.loader.cache) as storage:
+    with Storage(config.cache_bytes) as storage:
         masks = TileReader(manifest, predictor.tiles, predictor.decode, task.encode, storage)
         for whole in whole_images(predictor.bands(watched(), tiles), masks.ids):
             scorer.add(whole.counts)

@@ -117,7 +117,7 @@ class Predictor:
             remainder="pad",  # one shape, for which the model is compiled once
             threads=config.loader.threads,
             queue_bytes=config.loader.queue,
-            cache_bytes=config.loader.cache,
+            cache_bytes=config.cache_bytes,
             unreadable=unreadable,
             max_unreadable=config.data.max_unreadable,
             tiles=self.tiles,
@@ -178,7 +178,7 @@ class Predictor:
             ConfigError: An image is too large for the cache.
         """
         sizes = []
-        with Storage(config.loader.cache) as storage:
+        with Storage(config.cache_bytes) as storage:
             for place in manifest.image_places(np.arange(manifest.num_samples)):
                 try:
                     sizes.append(probe(storage.fetch(place), self.decode))
@@ -187,7 +187,7 @@ class Predictor:
                         raise
                     sizes.append((0, 0))
         manifest = with_sizes(manifest, sizes)
-        require_room(manifest, int(config.loader.cache))
+        require_room(manifest, config.cache_bytes)
         return grid(manifest, self.tile_size, self.tiles.overlap)
 
     def bands(self, judged: Iterable[Judged], tiles: Manifest) -> Iterator[Band]:

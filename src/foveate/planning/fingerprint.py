@@ -65,7 +65,7 @@ def fingerprint(manifest: Manifest, config: RunConfig) -> Fingerprint:
     rows = np.linspace(0, manifest.num_samples - 1, count).astype(np.int64)
     sizes, formats, num_bytes = [], Counter[str](), 0
     problem: SampleError | None = None
-    with Storage(config.loader.cache) as storage:
+    with Storage(config.cache_bytes) as storage:
         for place in manifest.image_places(rows):
             try:
                 file = storage.fetch(place)

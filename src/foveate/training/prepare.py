@@ -102,7 +102,7 @@ class Prepared:
             "threads": config.loader.threads,
             "processes": (config.loader.processes or 0) if train else 0,
             "queue_bytes": config.loader.queue,
-            "cache_bytes": config.loader.cache,
+            "cache_bytes": config.cache_bytes,
             "unreadable": config.data.unreadable,
             "max_unreadable": config.data.max_unreadable,
             "tiles": self.tiles,
@@ -130,7 +130,8 @@ def prepare(
         ConfigError: The settings contradict the data.
     """
     manifest = data if isinstance(data, Manifest) else read_manifest(data, config.data)
-    _require_protocols(manifest)
+    for protocol in remote_protocols(manifest):  # not in the first batch
+        require_protocol(protocol)
     kind = _kind(manifest, config)
     if kind == "segmentation":
         manifest, task, counts = _segmentation(manifest, config, report)
@@ -156,13 +157,11 @@ def metadata_inputs(schema: MetadataSchema | None) -> MetadataInputs | None:
     )
 
 
-def _require_protocols(manifest: Manifest) -> None:
-    """Tell now which package is missing to read the images, not in the first batch."""
-    columns = ["shard"] if manifest.is_packed else ["image", "mask"]
-    for column in columns:
-        if column in manifest.table.columns:
-            for protocol in protocols(manifest.table[column]):
-                require_protocol(protocol)
+def remote_protocols(manifest: Manifest) -> set[str]:
+    """Collect what the places of images and masks that are far away begin with."""
+    columns = {"shard"} if manifest.is_packed else {"image", "mask"}
+    found = (protocols(manifest.table[name]) for name in columns & set(manifest.table.columns))
+    return set().union(*found)
 
 
 def _kind(manifest: Manifest, config: RunConfig) -> str:
@@ -216,7 +215,7 @@ def _segmentation(
         ignore=ignore,
         report=report,
         max_unreadable=config.data.max_unreadable if skip else 0.0,
-        cache_bytes=config.loader.cache,
+        cache_bytes=config.cache_bytes,
     )
     if len(scan.values) < 2:
         raise ConfigError(
@@ -235,7 +234,7 @@ def _segmentation(
     task = Segmentation(names or [str(value) for value in scan.values], scan.values, ignore)
     if in_tiles:
         manifest = with_sizes(manifest, scan.sizes)
-        require_room(manifest, int(config.loader.cache) // max(config.loader.processes or 0, 1))
+        require_room(manifest, config.cache_bytes // max(config.loader.processes or 0, 1))
     manifest = assign_splits(manifest, config.data.splits, config.seed, scan.strata())
     in_train = (manifest.table["split"].cast(str) == "train").to_numpy()
     return manifest, task, scan.pixels[in_train].sum(axis=0)
@@ -257,7 +256,7 @@ def _some_sizes(train: Manifest, config: RunConfig) -> list[tuple[int, int]]:
     rows = np.linspace(0, train.num_samples - 1, min(_PROBED, train.num_samples)).astype(int)
     sizes = []
     problems: list[SampleError] = []
-    with Storage(config.loader.cache) as storage:
+    with Storage(config.cache_bytes) as storage:
         for place in train.image_places(rows):
             try:
                 sizes.append(probe(storage.fetch(place), config.data.decode))

@@ -112,7 +112,7 @@ def profile(data: Any, config: RunConfig, with_model: bool = True) -> Profile:
     prepared = prepare(data, config)
     loader = prepared.loader("train", config)
     threads = config.loader.threads or machine.cpu_count()
-    with Storage(config.loader.cache) as storage:
+    with Storage(config.cache_bytes) as storage:
         source = Source(
             loader.manifest,
             prepared.image_size,

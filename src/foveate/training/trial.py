@@ -31,7 +31,7 @@ from foveate.training.prepare import Prepared, prepare
 from foveate.training.resizing import most_sizes
 from foveate.training.stages import Stage, plan_stages
 from foveate.training.trial_tiles import decoding_bytes, few_images
-from foveate.training.views import settle_views, stored_bytes, weight_bytes
+from foveate.training.views import cached_bytes, settle_views, stored_bytes, weight_bytes
 
 _WARM_BATCHES = 5  # the first compiles, the next may take up to a third longer than later ones
 _BATCHES = 5  # timed, at least
@@ -104,6 +104,7 @@ def _about(prepared: Prepared, config: RunConfig, model: keras.Model) -> dict[st
         "weight_bytes": weight_bytes(model),
         "frozen_views": config.recipe.frozen_views,
         "feature_bytes": stored_bytes(prepared, model, config.recipe.frozen_views or 0),
+        "cache_bytes": cached_bytes(config, prepared),
         "has_bfloat16": runtime.has_bfloat16(),
     }
 

@@ -39,7 +39,7 @@ def decoding_bytes(prepared: Prepared, config: RunConfig) -> int:
     """
     forget_peak()
     before = resident_bytes()
-    with Storage(int(config.loader.cache)) as storage:
+    with Storage(config.cache_bytes) as storage:
         manifest = prepared.manifest
         tiles = TileReader(manifest, prepared.tiles, config.data.decode, None, storage)
         for row in range(manifest.num_samples):

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import keras
 
-from foveate.config.settings import RunConfig
+from foveate.config.settings import CACHE_BYTES, RunConfig
 from foveate.data.features import FeatureFiles
 from foveate.errors import BudgetError, ConfigError
 from foveate.models.build import split_model
 from foveate.planning.ledger import RUN_FILES
 from foveate.planning.plan import size_text
 from foveate.training.features import disk_limit, feature_shapes
-from foveate.training.prepare import Prepared
+from foveate.training.prepare import Prepared, remote_protocols
 from foveate.training.stages import plan_stages
 
 _MOST_VIEWS = 4  # unless more are stated
@@ -36,12 +37,10 @@ def settle_views(config: RunConfig, prepared: Prepared, model: keras.Model) -> R
         ConfigError: What is stated does not go with other settings.
     """
     stated, room = config.recipe.frozen_views, disk_limit(config) - run_files_bytes(model)
-    if config.budget.disk is not None and room < 0:
-        raise BudgetError(
-            f"budget.disk must be at least {size_text(run_files_bytes(model))}, for checkpoints "
-            f"and model, but got {size_text(config.budget.disk)}. Raise it, or choose a smaller "
-            "model.backbone."
-        )
+    if config.budget.disk is not None:
+        room -= cached_bytes(config, prepared)
+        if room < 0:
+            raise BudgetError(_refusal(config, prepared, model))
     if all(stage.name != "frozen" for stage in plan_stages(config)):
         if stated:
             raise ConfigError(
@@ -68,6 +67,42 @@ def settle_views(config: RunConfig, prepared: Prepared, model: keras.Model) -> R
             f"got {size_text(room)}. Raise budget.disk, make room, or state fewer views."
         )
     return config
+
+
+def _refusal(config: RunConfig, prepared: Prepared, model: keras.Model) -> str:
+    files, caches = run_files_bytes(model), _num_caches(config, prepared)
+    needed, change = float(files + caches * CACHE_BYTES), "choose a smaller model.backbone"
+    if config.loader.cache is None:  # which takes a third of what is stated, at most
+        needed = min(needed, files / (1 - caches / 3))
+    elif caches:
+        needed = files + caches * config.cache_bytes
+        change = f"choose a smaller loader.cache than {size_text(config.cache_bytes)}"
+    whole = math.ceil(needed / 2**20)
+    kept = ", and what is cached for a while" if caches else ""
+    return (
+        f"budget.disk must be at least {whole:,} MiB, for checkpoints and model{kept}, but "
+        f"got {size_text(config.budget.disk or 0)}. Raise it, or {change}."
+    )
+
+
+def cached_bytes(config: RunConfig, prepared: Prepared) -> int:
+    """Reckon the temporary disk space of what is read from far away, and of decoded images.
+
+    Args:
+        config: The settings.
+        prepared: Data and task.
+
+    Returns:
+        Most bytes; 0 where files of this machine are read whole, which are not kept.
+    """
+    return config.cache_bytes * _num_caches(config, prepared)
+
+
+def _num_caches(config: RunConfig, prepared: Prepared) -> int:
+    """That of this process, which reads the validation split at least, and that of all others."""
+    if prepared.tiles.size is None and not remote_protocols(prepared.manifest):
+        return 0
+    return 2 if config.loader.processes else 1
 
 
 def stored_bytes(prepared: Prepared, model: keras.Model, views: int) -> int:
