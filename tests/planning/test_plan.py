@@ -432,18 +432,20 @@ def test_lines_go_through_what_was_tried() -> None:
 
 
 def test_the_ledger_names_a_cache_where_there_is_one() -> None:
-    def lines(stated: RunConfig, cache_bytes: int) -> dict[str, Line]:
-        found = replace(USUAL, weight_bytes=10 * MIB, cache_bytes=cache_bytes)
-        plan = settle(stated, FOUND, found, 8192 * MIB)
-        return {line.name: line for line in plan.ledger}
+    def lines(stated: RunConfig, processes: int = 0, **others: Any) -> dict[str, Line]:
+        one = replace(tried(1), processes=processes)
+        found = measured(one, weight_bytes=10 * MIB, **others)
+        return {line.name: line for line in settle(stated, FOUND, found, 8192 * MIB).ledger}
 
-    without = lines(config(), 0)
+    without = lines(config(budget={"disk": "900MiB"}))
     assert "cache" not in without
     assert without["disk"].value == "100 MiB"
-    kept = lines(config(), 300 * MIB)
-    assert (kept["cache"].value, kept["cache"].source) == ("300 MiB", "derived")
-    assert kept["disk"].value == "400 MiB"
-    assert lines(config(loader={"cache": "300MiB"}), 300 * MIB)["cache"].source == "pinned"
+    third = lines(config(budget={"disk": "900MiB"}), caches=True)
+    assert (third["cache"].value, third["cache"].source) == ("300 MiB", "derived")
+    assert third["disk"].value == "400 MiB"
+    pinned = lines(config(loader={"cache": "200MiB"}), processes=2, caches=True)
+    assert (pinned["cache"].value, pinned["cache"].source) == ("400 MiB", "pinned")
+    assert pinned["disk"].value == "500 MiB"
 
 
 def test_a_measurement_survives_json() -> None:

@@ -91,7 +91,7 @@ def justify(
         Line("memory, peak", f"= {size_text(plan.peak_bytes)} of {size_text(ram)}", "derived",
              f"{KEPT_FREE:.0%} of the budget is kept free"),
         Line("weights", size_text(measured.weight_bytes), "measured", "of the model"),
-        *_disk_lines(config, measured),
+        *_disk_lines(plan, config, measured),
     ]  # fmt: skip
     for name, count in measured.stages:
         lines += _stage_lines(plan, config, measured, ram, name, count)
@@ -172,17 +172,18 @@ def _loader_line(plan: Plan, config: RunConfig, gain: float | None) -> Line:
     return Line("loader", value, source, "loader.threads, one per processor when not set")
 
 
-def _disk_lines(config: RunConfig, measured: Measurement) -> list[Line]:
+def _disk_lines(plan: Plan, config: RunConfig, measured: Measurement) -> list[Line]:
     """The disk, and of it the cache where there is one."""
-    features, cache = measured.feature_bytes, measured.cache_bytes
-    needed = RUN_FILES * measured.weight_bytes + features + cache
-    reason = f"checkpoints and model, {size_text(features)} of features"
+    # Other processes have a cache together, and the one that reads the validation split its own.
+    cache = config.cache_bytes * (2 if plan.processes else 1) if measured.caches else 0
+    needed = RUN_FILES * measured.weight_bytes + measured.feature_bytes + cache
+    reason = f"checkpoints and model, {size_text(measured.feature_bytes)} of features"
     if not cache:
         return [Line("disk", size_text(needed), "derived", reason)]
-    source: Source = "derived" if config.loader.cache is None else "pinned"
+    is_open = config.loader.cache is None
     return [
-        Line("cache", size_text(cache), source,
-             "loader.cache, or 4 GiB, at most a third of budget.disk: on the temporary disk"),
+        Line("cache", size_text(cache), "derived" if is_open else "pinned",
+             "4 GiB, at most a third of budget.disk, for a while" if is_open else "loader.cache"),
         Line("disk", size_text(needed), "derived", f"{reason}, and at most all of the cache"),
     ]  # fmt: skip
 

@@ -77,7 +77,7 @@ class Measurement:
         too_large: Batch size whose trial failed; None where all went well.
         frozen_views: Views of each training image whose features are computed once.
         feature_bytes: Size of these features.
-        cache_bytes: Most temporary disk space of the cache; 0 where nothing is kept in it.
+        caches: Whether images are kept in a temporary cache, being far away or cut into tiles.
         image_sizes: How many image sizes the last stage may go through: as stated, or at most.
         too_large_images: (height, width) in pixels that are usual here, but do not fit.
     """
@@ -96,7 +96,7 @@ class Measurement:
     too_large: int | None = None
     frozen_views: int = 0
     feature_bytes: int = 0
-    cache_bytes: int = 0
+    caches: bool = False
     image_sizes: int = 1
     others: list[Try] = field(default_factory=list)
     too_large_images: tuple[int, int] | None = None

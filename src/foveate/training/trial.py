@@ -104,7 +104,7 @@ def _about(prepared: Prepared, config: RunConfig, model: keras.Model) -> dict[st
         "weight_bytes": weight_bytes(model),
         "frozen_views": config.recipe.frozen_views,
         "feature_bytes": stored_bytes(prepared, model, config.recipe.frozen_views or 0),
-        "cache_bytes": cached_bytes(config, prepared),
+        "caches": cached_bytes(config, prepared) > 0,
         "has_bfloat16": runtime.has_bfloat16(),
     }
 
