@@ -32,8 +32,11 @@ _STAGES = {"frozen backbone": (0.0, 24), "trained whole": (1.0, 6)}
 _FEEDS = {
     _OURS: AugmentConfig(),
     "preset light": AugmentConfig(preset="light"),
+    "preset none": AugmentConfig(preset="none"),
     "loader's recipe": RECIPE,
 }
+"""How images are augmented. A frozen stage of Foveate's own, which reads each image once to keep
+its features, does so with the preset none unless told otherwise."""
 
 
 def main() -> None:
@@ -48,7 +51,7 @@ def main() -> None:
     print(f"batches of {_BATCH}, {arguments.rounds} rounds in turn; foveate: the preset standard")
     for title, (share, num_batches) in _STAGES.items():
         feeds = _feeds(folder, num_batches)
-        model = _model(share)
+        model = compiled_model(share)
         turns = {name: partial(_measure, model, feed) for name, feed in feeds.items()}
         speeds = take_turns(turns, arguments.rounds)
         print(f"\n{title}")
@@ -87,14 +90,19 @@ class _Arrays:
         return self._num_batches
 
 
-def _model(share: float) -> Any:
-    """MobileNetV3Small with random weights, compiled as `foveate.training.recipe` does."""
+def compiled_model(share: float, backbone: str = "mobilenet_v3_small") -> Any:
+    """Make a model with random weights, compiled as `foveate.training.recipe` does.
+
+    Args:
+        share: Of the backbone's layers that are trained.
+        backbone: As `model.backbone`.
+    """
     from foveate.models.build import ModelInputs, build_model, set_trainable
     from foveate.tasks.classification import Classification
     from foveate.training.optimizers import make_optimizer
 
     task = Classification([f"class {number}" for number in range(5)])
-    config = ModelConfig(backbone="mobilenet_v3_small", weights="none")
+    config = ModelConfig(backbone=backbone, weights="none")
     model = build_model(config, ModelInputs(_SIZE), task)
     set_trainable(model, share, pretrained=True)
     recipe = RecipeConfig()
