@@ -87,6 +87,29 @@ class TestGeometry:
         result = moved(np.dstack([board] * 3), (64, 64), rotation=rotation)
         assert np.abs(result[1:-1, 1:-1].astype(int) - 127.5).max() <= 1.5
 
+    @pytest.mark.parametrize("rotation", [0.0, 1e-9])  # a crop and resize, and a warp
+    @pytest.mark.parametrize("upright", [True, False])
+    @pytest.mark.parametrize("rate", [2, 2.5, 3, 3.5, 4, 5, 9])
+    def test_one_side_that_shrinks_is_averaged(
+        self, rate: float, upright: bool, rotation: float
+    ) -> None:
+        # Stripes of single pixels: only grey may remain. The other side shrinks too little.
+        lines = np.uint8(255) * (np.indices((96, 720))[1] % 2).astype(np.uint8)
+        stripes, size = np.dstack([lines] * 3), (64, int(720 / rate))
+        if upright:
+            stripes, size = np.ascontiguousarray(stripes.transpose(1, 0, 2)), size[::-1]
+        result = moved(stripes, size, rotation=rotation)
+        assert np.abs(result[1:-1, 1:-1].astype(int) - 127.5).max() <= 1.5
+
+    @pytest.mark.parametrize("rate", [2.1, 2.9, 3.1, 3.9])
+    def test_one_side_that_shrinks_is_averaged_where_it_lies(self, rate: float) -> None:
+        image = cv2.GaussianBlur(cv2.resize(NOISE, (320, 120)), (0, 0), 2)
+        wide = round(320 / rate)
+        exact = cv2.resize(image, (wide, 80), interpolation=cv2.INTER_AREA).astype(int)
+        for rotation in (0.0, 1e-9):
+            result = moved(image, (80, wide), rotation=rotation, border="nearest")
+            assert np.abs(result - exact).max() <= 6
+
     def test_averaging_shifts_nothing(self) -> None:
         image = cv2.GaussianBlur(cv2.resize(NOISE, (256, 256)), (0, 0), 4)
         turned = moved(image, (64, 64), rotation=math.pi / 2).astype(int)

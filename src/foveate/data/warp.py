@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -18,6 +19,26 @@ _BORDERS = {
 }
 _LONGEST_SIDE = 2**15 - 2  # OpenCV's warps keep coordinates in 16 bits
 _MOST_PADDING = 2  # times the source; beyond that the warp's own border costs less
+
+
+@dataclass(frozen=True)
+class _Reduction:
+    """What keeps a resampling from skipping pixels: an image made smaller, or smoother.
+
+    Attributes:
+        size: (height, width) that comes of it.
+        halvings: The factor of each side (y, x) at each step: 2, or 1 which leaves it.
+        taps: Length of the kernel that then smooths each side (y, x); 1 leaves it.
+    """
+
+    size: tuple[int, int]
+    halvings: tuple[tuple[int, int], ...]
+    taps: tuple[int, int]
+
+    @property
+    def changes(self) -> bool:
+        """Whether there is anything to do."""
+        return bool(self.halvings) or self.taps != (1, 1)
 
 
 def warp_image(
@@ -43,15 +64,15 @@ def warp_image(
     to_source = matrix(geometry, _size(image), image_size)
     if max(rates(to_source)) >= 2:
         image, to_source = _needed(image, to_source, image_size)
-    size, steps, to_source = _halvings(_size(image), to_source)
+    reduction, to_source = _reduction(_size(image), to_source)
     border = _BORDERS[geometry.border]
     box = _box(to_source, image_size)
     if box is None:
-        margins = _margins(size, to_source, image_size, border)
-        image = _padded(image, size, steps, margins, border)
+        margins = _margins(reduction.size, to_source, image_size, border)
+        image = _padded(image, reduction, margins, border)
         to_source = moved(to_source, margins[0], margins[2])
         return _warp(image, to_source, image_size, cv2.INTER_LINEAR, border, 0, out)
-    image = _halved(image, steps)
+    image = _reduced(image, reduction)
     resized = _resize_box(image, box, image_size, border, None if any(geometry.flip) else out)
     if not any(geometry.flip):
         return resized
@@ -87,38 +108,48 @@ def _size(pixels: NDArray[np.uint8]) -> tuple[int, int]:
     return pixels.shape[0], pixels.shape[1]
 
 
-def _halvings(
-    size: tuple[int, int], to_source: Matrix
-) -> tuple[tuple[int, int], list[tuple[int, int]], Matrix]:
-    """Tell how often to halve until fewer than two source pixels fall on an output pixel.
-
-    Returns:
-        The (height, width) that comes of it, the factor of each side at each step, the new map.
-    """
-    steps: list[tuple[int, int]] = []
+def _reduction(size: tuple[int, int], to_source: Matrix) -> tuple[_Reduction, Matrix]:
+    """Tell how to reduce an image for its map, and give the map from the reduced one."""
+    halvings: list[tuple[int, int]] = []
     height, width = size
     while True:
         rate_y, rate_x = rates(to_source)
-        by_y = 2 if rate_y >= 2 and height >= 2 else 1
-        by_x = 2 if rate_x >= 2 and width >= 2 else 1
+        least = 2 if min(rate_y, rate_x) >= 2 else 4  # one side alone is smoothed in less time
+        by_y = 2 if rate_y >= least and height >= 2 else 1
+        by_x = 2 if rate_x >= least and width >= 2 else 1
         if by_y == by_x == 1:
-            return (height, width), steps, to_source
-        steps.append((by_y, by_x))
+            taps = _num_taps(rate_y), _num_taps(rate_x)
+            return _Reduction((height, width), tuple(halvings), taps), to_source
+        halvings.append((by_y, by_x))
         height, width = height // by_y, width // by_x
         to_source = shrunk(to_source, by_y, by_x)
 
 
-def _halved(
-    image: NDArray[np.uint8], steps: list[tuple[int, int]], out: NDArray[np.uint8] | None = None
+def _num_taps(rate: float) -> int:
+    """Length of the binomial kernel that smooths for so many source pixels to an output pixel.
+
+    With the bilinear weights after it, it spreads a pixel (variance 1/2 or 1, and 1/6 of those)
+    about as far as averaging `rate` pixels does (`rate` squared / 12).
+    """
+    return 1 if rate < 2 else 3 if rate < 3 else 5
+
+
+def _reduced(
+    image: NDArray[np.uint8], reduction: _Reduction, out: NDArray[np.uint8] | None = None
 ) -> NDArray[np.uint8]:
-    """Average pairs of pixels, the last time into `out`."""
-    for step, (by_y, by_x) in enumerate(steps, 1):
+    """Average pairs of pixels, then smooth; the last of it into `out`."""
+    taps_y, taps_x = reduction.taps
+    smooths = reduction.taps != (1, 1)
+    for step, (by_y, by_x) in enumerate(reduction.halvings, 1):
         height, width = image.shape[0] // by_y, image.shape[1] // by_x
         even = image[: height * by_y, : width * by_x]
-        to = out if step == len(steps) else None
+        to = None if smooths or step < len(reduction.halvings) else out
         # At exactly one half, bilinear is the mean of two; several times faster than INTER_AREA.
         image = cv2.resize(even, (width, height), dst=to, interpolation=cv2.INTER_LINEAR)
-    return image
+    if not smooths:
+        return image
+    # Without a width of the bell, three taps are 1 2 1 and five are 1 4 6 4 1.
+    return cv2.GaussianBlur(image, (taps_x, taps_y), 0, dst=out, borderType=cv2.BORDER_REPLICATE)
 
 
 def _needed(
@@ -196,20 +227,20 @@ def _margins(
 
 def _padded(
     image: NDArray[np.uint8],
-    size: tuple[int, int],
-    steps: list[tuple[int, int]],
+    reduction: _Reduction,
     margins: tuple[int, int, int, int],
     border: int,
 ) -> NDArray[np.uint8]:
-    """Halve an image, which gives it `size`, and put a border around it."""
+    """Reduce an image and put a border around it."""
     if not any(margins):
-        return _halved(image, steps)
-    if not steps:
+        return _reduced(image, reduction)
+    if not reduction.changes:
         return cv2.copyMakeBorder(image, *margins, border)
     top, bottom, left, right = margins
-    padded = np.empty((top + size[0] + bottom, left + size[1] + right, 3), np.uint8)
-    inside = padded[top : top + size[0], left : left + size[1]]
-    _halved(image, steps, out=inside)
+    height, width = reduction.size
+    padded = np.empty((top + height + bottom, left + width + right, 3), np.uint8)
+    inside = padded[top : top + height, left : left + width]
+    _reduced(image, reduction, out=inside)
     # What lies inside already is not copied again.
     return cv2.copyMakeBorder(inside, *margins, border, dst=padded)
 
