@@ -1,4 +1,4 @@
-"""Memory that is freed stays with the process, until it is given back."""
+"""Memory that is freed stays with a run, until it is given back or where memory is stated."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _SCRIPT = """
 import json
 import numpy as np
 from foveate.planning.memory import give_back, resident_bytes
-from foveate.scale.allocation import keep_freed_memory
+from foveate.config.files import load_config
+from foveate.scale.allocation import settle_allocation
 
-if {keeps}:
-    keep_freed_memory()
+settle_allocation(load_config(overrides={overrides}))
 
 def fill():
     blocks = [np.ones(2**26, np.uint8), *(np.ones(2**18, np.uint8) for _ in range(256))]
@@ -33,10 +33,13 @@ print(json.dumps([freed / filled, again / filled, (resident_bytes() - before) / 
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left alone")
-@pytest.mark.parametrize("keeps", [True, False])
-def test_what_is_freed_is_kept_and_used_again(keeps: bool) -> None:
+@pytest.mark.parametrize(
+    ("overrides", "keeps"),
+    [({}, True), ({"budget.time": "10m"}, True), ({"budget.ram": "2GiB"}, False)],
+)
+def test_what_is_freed_is_kept_and_used_again(overrides: dict[str, str], keeps: bool) -> None:
     told = subprocess.run(
-        [sys.executable, "-c", _SCRIPT.format(keeps=keeps)],
+        [sys.executable, "-c", _SCRIPT.format(overrides=overrides)],
         capture_output=True,
         text=True,
         check=True,

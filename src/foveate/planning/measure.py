@@ -65,8 +65,8 @@ def measure(manifest: Manifest, config: RunConfig, limit: int, share: float = 1.
 
     Args:
         manifest: The data.
-        config: The settings; `budget` but for `cpus`, and what only decides how long a run
-            takes, change nothing.
+        config: The settings; the figures of `budget` but for `cpus`, and what only decides how
+            long a run takes, change nothing.
         limit: Bytes of memory that the trial should not exceed, as far as can be told.
         share: Part of the time that trials may take which this one gets.
 
@@ -125,6 +125,7 @@ def _key(manifest: Manifest, config: RunConfig, sizes: list[int]) -> str:
     about = [
         manifest.digest(), settings, sizes, versions, platform.machine(), platform.processor(),
         machine.cpu_count(), machine.memory_bytes(),
+        config.budget.ram is None,  # what steps do with their memory
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
 

@@ -17,7 +17,6 @@ from typing import Literal
 
 from foveate import machine
 from foveate.errors import ConfigError, MissingDependencyError
-from foveate.scale.allocation import keep_freed_memory
 
 BACKENDS = ("tensorflow", "jax", "torch")
 _UNUSED = ("jax", "matplotlib", "pandas", "scipy", "sklearn")
@@ -100,7 +99,6 @@ def load(wanted: str = "auto") -> str:
     backend = choose_backend(wanted)
     os.environ["KERAS_BACKEND"] = backend
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    keep_freed_memory()
     unused = set(_UNUSED).difference(_USED.get(backend, ())) if _is_ours else ()
     is_first = running_backend() is None
     with _native_messages_muted(), _hidden(unused), _not_collecting():

@@ -16,6 +16,7 @@ from foveate.planning.guard import MemoryGuard
 from foveate.planning.plan import Plan
 from foveate.runs import Run
 from foveate.scale import runtime
+from foveate.scale.allocation import settle_allocation
 from foveate.training.checkpoint import Checkpoint
 from foveate.training.clock import Clock, Pace, RunTime
 from foveate.training.fitting import Work
@@ -52,6 +53,7 @@ def set_up(
     Returns:
         All that the run works with; its settings leave nothing open.
     """
+    settle_allocation(config)
     with counting(console, "reading masks") as report:
         prepared = prepare(data, config, report)
     announce(console, prepared, config)

@@ -25,6 +25,7 @@ from foveate.models.build import build_model, split_model
 from foveate.planning.guard import MemoryGuard
 from foveate.planning.memory import give_back, peak_bytes, resident_bytes
 from foveate.scale import runtime
+from foveate.scale.allocation import settle_allocation
 from foveate.training.callbacks import GiveBack
 from foveate.training.fitting import compile_stage
 from foveate.training.prepare import Prepared, prepare
@@ -53,6 +54,7 @@ def try_out(folder: Path) -> None:
     request = json.loads((folder / "request.json").read_text())
     config = _with_batch(load_config(folder / "config.toml"), request["batch_size"])
     config = _as_asked(config, request)
+    settle_allocation(config)
     prepared = _prepared(folder, config)
     keras.utils.set_random_seed(config.seed)
     began = time.perf_counter()
