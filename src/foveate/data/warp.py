@@ -128,8 +128,8 @@ def _reduction(size: tuple[int, int], to_source: Matrix) -> tuple[_Reduction, Ma
 def _num_taps(rate: float) -> int:
     """Length of the binomial kernel that smooths for so many source pixels to an output pixel.
 
-    With the bilinear weights after it, it spreads a pixel (variance 1/2 or 1, and 1/6 of those)
-    about as far as averaging `rate` pixels does (`rate` squared / 12).
+    It spreads a pixel (with a variance of 1/2 for three taps, 1 for five), and so do the bilinear
+    weights after it (1/6): together about as far as averaging `rate` pixels (`rate` squared / 12).
     """
     return 1 if rate < 2 else 3 if rate < 3 else 5
 
