@@ -70,6 +70,25 @@ def test_categories_stay_text_at_prediction(
     assert schema.arrays(new)[1].tolist() == [[2]]  # the first of the vocabulary
 
 
+def test_truth_values_are_known_at_prediction(
+    digit_table: Path, tiny_config: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Training reads True and False of a CSV as truth values, prediction as text."""
+    from foveate.data.metadata import fit_schema
+    from foveate.data.unlabelled import read_unlabelled
+
+    image = pl.lit(f"{digit_table.parent}/") + pl.col("image")
+    frame = pl.read_csv(digit_table).with_columns(image=image)
+    smoker = pl.Series("smoker", ["True", "False", ""] * 50)
+    frame.with_columns(smoker).write_csv(tmp_path / "train.csv")
+    smoker = pl.Series("smoker", ["FALSE", "True", "true", "", "perhaps"])
+    frame.head(5).with_columns(smoker).write_csv(tmp_path / "new.csv")
+    config = tiny_config(data__metadata="smoker").data
+    schema = fit_schema(Manifest.from_table(tmp_path / "train.csv", config), config.columns)
+    new = read_unlabelled([tmp_path / "new.csv"], config, schema)
+    assert schema.arrays(new)[1].ravel().tolist() == [2, 3, 3, 0, 1]
+
+
 def test_masks_have_the_size_and_values_of_the_data(
     mask_run: Run, mask_folders: Path, tmp_path: Path
 ) -> None:

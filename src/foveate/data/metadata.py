@@ -26,6 +26,7 @@ FIRST_KNOWN = 2
 
 _LARGEST = float(np.finfo(np.float32).max)  # numbers become float32
 _SAMPLE = "\0sample"  # no column of a file has this name
+_BOOLEANS = {"true", "false"}  # a CSV writes them True or TRUE, and reading it may keep that
 _MANY = 1000  # distinct texts above which a column may be an identifier
 
 
@@ -273,5 +274,8 @@ def _no_values(name: str) -> str:
 
 def _codes(text: pl.Series, vocabulary: Sequence[str]) -> NDArray[np.int32]:
     known = {word: FIRST_KNOWN + index for index, word in enumerate(vocabulary)}
+    lower = {word.lower(): code for word, code in known.items()}
+    if len(lower) == len(known) and lower.keys() <= _BOOLEANS:
+        known, text = lower, text.str.to_lowercase()
     codes = text.replace_strict(known, default=UNKNOWN, return_dtype=pl.Int32)
     return codes.set(text.is_null(), MISSING).to_numpy()
