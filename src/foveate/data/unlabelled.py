@@ -65,8 +65,13 @@ def read_unlabelled(
 def _images(file: Path) -> list[str]:
     if not existing_path(file).is_dir():
         return [str(file.resolve())]
-    inside = (path for path in file.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    found = sorted(str(path.resolve()) for path in inside)
+    found = sorted(str(path.resolve()) for path in file.rglob("*") if _is_image(path, file))
     if not found:
         raise ManifestError(f"The folder {str(file)!r} holds no images.")
     return found
+
+
+def _is_image(path: Path, folder: Path) -> bool:
+    """Whether a path in a folder is named like an image and, as in training, not hidden."""
+    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+    return not hidden and path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir()
