@@ -117,8 +117,27 @@ def test_mistakes_are_told(digit_run: Run, tmp_path: Path) -> None:
 def test_masks_of_equal_names_do_not_overwrite_each_other(
     mask_run: Run, mask_folders: Path, tmp_path: Path
 ) -> None:
-    for name in ("a", "b"):
+    paths = [
+        tmp_path / name for name in ("a/scan.png", "b/scan.png", "c/scan_2.png", "d/scan.png")
+    ]
+    for number, path in enumerate(paths):
+        path.parent.mkdir()
+        image = Image.open(mask_folders / "images" / "00.png")
+        image.resize((20 + number, 20)).save(path)
+    predicted = predict(mask_run, paths, masks=tmp_path / "masks")
+    masks = [Path(mask) for mask in predicted["mask"]]
+    # An image that alone has its name gives it to its mask.
+    assert [mask.name for mask in masks] == ["scan.png", "scan_3.png", "scan_2.png", "scan_4.png"]
+    assert [np.asarray(Image.open(mask)).shape[1] for mask in masks] == [20, 21, 22, 23]
+
+
+def test_masks_of_equal_names_are_numbered(
+    mask_run: Run, mask_folders: Path, tmp_path: Path
+) -> None:
+    for name in ("a", "b", "c"):
         (tmp_path / name).mkdir()
         Image.open(mask_folders / "images" / "00.png").save(tmp_path / name / "same.png")
-    predicted = predict(mask_run, [tmp_path / "a", tmp_path / "b"], masks=tmp_path / "masks")
-    assert predicted["mask"].n_unique() == 2
+    folders = [tmp_path / name for name in ("a", "b", "c")]
+    predicted = predict(mask_run, folders, masks=tmp_path / "masks")
+    names = [Path(mask).name for mask in predicted["mask"]]
+    assert names == ["same.png", "same_2.png", "same_3.png"]

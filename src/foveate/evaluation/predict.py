@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -266,12 +266,16 @@ def _predictions(
 
 def _mask_names(manifest: Manifest) -> list[str]:
     """Name a PNG file for each row after its image; of equal names later ones get a number."""
-    seen: Counter[str] = Counter()
-    names = []
-    for row in range(manifest.num_samples):
-        stem = Path(manifest.image_path(row)).stem
-        seen[stem] += 1
-        names.append(f"{stem}.png" if seen[stem] == 1 else f"{stem}_{seen[stem]}.png")
+    stems = [Path(manifest.image_path(row)).stem for row in range(manifest.num_samples)]
+    taken, numbers, names = set(stems), dict[str, Iterator[int]](), []
+    for stem in stems:
+        name = stem
+        if stem in numbers:
+            numbered = (f"{stem}_{number}" for number in numbers[stem])
+            name = next(name for name in numbered if name not in taken)
+            taken.add(name)
+        numbers.setdefault(stem, count(2))
+        names.append(f"{name}.png")
     return names
 
 
