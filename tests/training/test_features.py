@@ -1,9 +1,12 @@
 """The frozen stage on stored features: the same training, with the backbone's work done once."""
 
+import fcntl
 import io
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import keras
@@ -19,7 +22,7 @@ from foveate.models.build import build_model, split_model
 from foveate.runs import Run
 from foveate.training import feeding
 from foveate.training.callbacks import LearningRate
-from foveate.training.features import stored_features
+from foveate.training.features import disk_limit, stored_features
 from foveate.training.prepare import prepare
 from foveate.training.recipe import resume, train
 from foveate.training.views import run_files_bytes, settle_views, stored_bytes
@@ -127,8 +130,9 @@ class TestStored:
 
         def store(split: str = "train", **flags: Any) -> FeatureFiles | None:
             stop_at, seconds = flags.pop("stop_at", None), flags.pop("seconds", None)
+            data = flags.pop("data", digit_folders)
             config = tiny_config(**{"recipe__frozen_views": 2, **flags})
-            prepared = prepare(digit_folders, config)
+            prepared = prepare(data, config)
             model = build_model(config.model, prepared.model_inputs, prepared.task, config.seed)
             trunk, _ = split_model(model)
 
@@ -211,6 +215,46 @@ class TestStored:
         newest = store("validation", budget__disk=sum(sizes[:2]) + 20_000).folder
         assert [folder.exists() for folder in folders] == [True, True, False]
         assert newest.exists()
+
+    def test_what_another_run_computes_is_not_deleted(self, store: Config, cache: Path) -> None:
+        folders = [store(data__image_size=size).folder for size in (16, 18)]
+        os.utime(folders[0], (1, 1))
+        with (folders[0] / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            store("validation", budget__disk=1)
+        assert [folder.exists() for folder in folders] == [True, False]
+
+    def test_what_is_deleted_later_can_still_be_read(self, store: Config) -> None:
+        found, kept = store(), store().read(np.arange(120), 0)
+        shutil.rmtree(found.folder)
+        assert (found.read(np.arange(120), 0)["features"] == kept["features"]).all()
+        assert found.unreadable == {}
+
+    def test_what_is_stored_leaves_as_much_room_as_before(
+        self, store: Config, tiny_config: Config, monkeypatch: pytest.MonkeyPatch, cache: Path
+    ) -> None:
+        def usage(folder: Path) -> SimpleNamespace:
+            taken = sum(file.stat().st_size for file in cache.rglob("*") if file.is_file())
+            return SimpleNamespace(free=2**30 - taken)
+
+        monkeypatch.setattr("foveate.training.features.shutil.disk_usage", usage)
+        before = disk_limit(tiny_config())
+        store()
+        assert disk_limit(tiny_config()) == before == 2**29
+
+    def test_what_could_not_be_read_before_a_stop_stays_known(
+        self, store: Config, digit_folders: Path, tmp_path: Path
+    ) -> None:
+        shutil.copytree(digit_folders, folder := tmp_path / "digits")
+        torn = sorted(folder.rglob("*.png"))[0]
+        torn.write_bytes(torn.read_bytes()[:60])
+        flags = {
+            "data": folder, "recipe__frozen_views": 1, "data__unreadable": "skip",
+            "data__splits__validation": 0, "data__splits__test": 0,
+        }  # fmt: skip
+        with pytest.raises(KeyboardInterrupt):
+            store(stop_at=32, **flags)
+        assert [path for path, _ in store(**flags).unreadable.values()] == [str(torn)]
 
 
 def test_a_killed_run_goes_on_to_the_same_weights(

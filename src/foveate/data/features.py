@@ -54,16 +54,20 @@ class FeatureFiles:
     @property
     def num_done(self) -> int:
         """Items that are stored and on the disk."""
-        try:
-            return int(json.loads(self._state.read_text())["items"])
-        except (OSError, ValueError, KeyError):
-            return 0
+        return self._load()[0]
 
     @cached_property
     def unreadable(self) -> dict[int, tuple[str, str]]:
         """Rows whose files could not be read: path of the image, and why."""
-        state = json.loads(self._state.read_text())
-        return {int(row): (path, reason) for row, (path, reason) in state["unreadable"].items()}
+        return self._load()[1]
+
+    def open(self) -> None:
+        """Have the files open, and what is told of them at hand: another run may delete them.
+
+        Raises:
+            OSError: They are gone.
+        """
+        _ = self._descriptors, self.unreadable
 
     def cut(self, items: int) -> None:
         """Keep the first items alone; what follows them may be torn."""
@@ -86,7 +90,8 @@ class FeatureFiles:
         """Bring to the disk what was appended.
 
         Args:
-            unreadable: Rows whose files could not be read so far: path, and why.
+            unreadable: Rows whose files could not be read, path and why, beside those that are
+                known already.
         """
         for name in self.shapes:
             with self._file(name).open("ab") as file:
@@ -95,11 +100,12 @@ class FeatureFiles:
         items = min(
             self._file(name).stat().st_size // self._bytes_of(name) for name in self.shapes
         )
-        state = {"items": items, "unreadable": {str(row): why for row, why in unreadable.items()}}
+        known = {**self._load()[1], **unreadable}
+        state = {"items": items, "unreadable": {str(row): why for row, why in known.items()}}
         write_atomically(self._state, json.dumps(state))
 
     def read(self, rows: NDArray[np.integer[Any]], epoch: int) -> dict[str, NDArray[Any]]:
-        """Read rows in the view that belongs to an epoch; threads may do so at once.
+        """Read rows in the view that belongs to an epoch; once open, threads may do so at once.
 
         Args:
             rows: Row numbers, (B,).
@@ -130,12 +136,20 @@ class FeatureFiles:
 
     @cached_property
     def _descriptors(self) -> dict[str, Descriptor]:
-        # Open for as long as they are read: another run may delete the files to make room.
         return {name: open_descriptor(str(self._file(name))) for name in self.shapes}
 
     @property
     def _state(self) -> Path:
         return self.folder / "state.json"
+
+    def _load(self) -> tuple[int, dict[int, tuple[str, str]]]:
+        """What `sync` wrote last: items on the disk, and rows that could not be read."""
+        try:
+            state = json.loads(self._state.read_text())
+            told = {int(row): (path, why) for row, (path, why) in state["unreadable"].items()}
+            return int(state["items"]), told
+        except (OSError, ValueError, KeyError):
+            return 0, {}
 
     def _file(self, name: str) -> Path:
         return self.folder / f"{name}.bin"

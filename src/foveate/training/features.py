@@ -17,7 +17,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import keras
 import numpy as np
@@ -83,6 +83,7 @@ def stored_features(
             ):
                 return None
         os.utime(folder)  # the last that were used are the last to be deleted
+        files.open()
     return files
 
 
@@ -93,11 +94,16 @@ def feature_shapes(prepared: Prepared, trunk: keras.Model) -> dict[str, tuple[in
 
 
 def disk_limit(config: RunConfig) -> int:
-    """Bytes of disk for stored features: `budget.disk`, or half of what is free up to 10 GiB."""
+    """Bytes of disk for stored features: `budget.disk`, or half of what they may take, to 10 GiB.
+
+    They may take what is free, and what they take already.
+    """
     if config.budget.disk is not None:
         return int(config.budget.disk)
-    there = next(path for path in _features_folder().parents if path.exists())
-    return min(shutil.disk_usage(there).free // 2, 10 * 1024**3)
+    folder = _features_folder()
+    there = next(path for path in folder.parents if path.exists())
+    taken = sum(map(_size, folder.iterdir())) if folder.exists() else 0
+    return min((shutil.disk_usage(there).free + taken) // 2, 10 * 1024**3)
 
 
 def _features_folder() -> Path:
@@ -171,13 +177,34 @@ def _unreadable(loader: BatchLoader) -> dict[int, tuple[str, str]]:
 
 
 @contextlib.contextmanager
-def _owned(folder: Path) -> Iterator[None]:
-    """Be alone at a folder: another run that computes the same is waited for."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as file:
-        if fcntl is not None:
-            fcntl.flock(file, fcntl.LOCK_EX)  # ends with the process, however it ends
-        yield
+def _owned(folder: Path, waits: bool = True) -> Iterator[bool]:
+    """Be alone at a folder, and say so: False where another run is at it and is not waited for."""
+    path = folder / "lock"
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        with path.open("w") as file:
+            is_owned = _is_locked(file, waits)
+            if is_owned and not _is_same(file, path):
+                continue  # who was alone until now has deleted the folder
+            yield is_owned
+            return
+
+
+def _is_locked(file: IO[str], waits: bool) -> bool:
+    """Lock a file until it is closed, or the process ends, however it ends."""
+    if fcntl is not None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
+        except BlockingIOError:
+            return False
+    return True
+
+
+def _is_same(file: IO[str], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _make_room(folder: Path, num_bytes: int, limit: int) -> None:
@@ -191,13 +218,19 @@ def _make_room(folder: Path, num_bytes: int, limit: int) -> None:
     for other in others:
         if total <= limit:
             break
-        shutil.rmtree(other, ignore_errors=True)  # a run that reads it has its files open
-        total -= sizes[other]
+        with _owned(other, waits=False) as is_owned:
+            if is_owned:  # and a run that reads it has its files open
+                shutil.rmtree(other, ignore_errors=True)
+                total -= sizes[other]
     require_space(folder, max(num_bytes - _size(folder), 0))
 
 
 def _size(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.iterdir())
+    total = 0
+    for file in folder.glob("*"):
+        with contextlib.suppress(FileNotFoundError):  # another run makes room at this moment
+            total += file.stat().st_size
+    return total
 
 
 def _key(
