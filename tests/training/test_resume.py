@@ -18,6 +18,7 @@ from rich.console import Console
 
 import foveate
 from foveate.config.files import to_toml
+from foveate.config.settings import CheckpointConfig
 from foveate.errors import RunError
 from foveate.evaluation.predict import Predictor
 from foveate.runs import Run
@@ -128,6 +129,20 @@ def test_killed_at_any_size(
         with pytest.raises(Killed):
             train(digit_folders, resized(), tmp_path / "run")
     assert_same(resume(tmp_path / "run"), resized_run)
+
+
+def test_killed_when_a_better_epoch_is_later_than_the_last_checkpoint(
+    config: Any, unbroken: Run, digit_folders: Path, tmp_path: Path
+) -> None:
+    seldom = config.model_copy(update={"checkpoint": CheckpointConfig()})
+    with pytest.MonkeyPatch.context() as patch:
+        step = on_call(3 * 6 + 2, LearningRate.on_train_batch_begin)
+        patch.setattr(LearningRate, "on_train_batch_begin", step)
+        with pytest.raises(Killed):
+            train(digit_folders, seldom, tmp_path / "run")
+    losses = [epoch["val_loss"] for epoch in unbroken.history()]
+    assert losses[2] < min(losses[:2]), "else the weights that fine-tuning began with are there"
+    assert_same(resume(tmp_path / "run"), unbroken)
 
 
 def test_killed_again_and_again(

@@ -142,6 +142,8 @@ def run_stage(
     )
     if checkpoint is not None:
         checkpoints.restore(checkpoint)
+    elif best.value is not None:
+        checkpoints.store_beginning(feed.model)
     display = ProgressDisplay(console, name, stage.epochs, loader, time)
     left_out = UnreadableList(work.run, console, feed.loaders)
     smaller = None if stage.is_full_size else work.prepared.image_size

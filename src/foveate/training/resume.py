@@ -79,6 +79,15 @@ class Checkpoints(keras.callbacks.Callback):
         self._metrics: Checkpoint | None = None
         self.stop_with: BaseException | None = None
 
+    def store_beginning(self, fitted: keras.Model) -> None:
+        """Store a stage that begins with the best weights so far: these may soon be others.
+
+        Args:
+            fitted: What is fitted, compiled and with its weights.
+        """
+        self.set_model(fitted)
+        self._save(0, finished=False)
+
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on with the metrics of the epoch in which a checkpoint was written."""
         for name, part in self._parts.items():
