@@ -90,5 +90,6 @@ def pack_data(data: str, out: str, config: Any, options: Any, console: Console) 
             options,
             config.loader.threads,
             report=lambda done, total: bar.update(task, completed=done, total=total),
+            cache_bytes=config.cache_bytes,
         )
     return packed.num_samples

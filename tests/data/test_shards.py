@@ -377,6 +377,21 @@ def test_from_the_shell(
     assert pl.read_csv(tmp_path / "found.csv").height == 150
 
 
+def test_packing_from_far_away_keeps_to_the_cache(
+    digit_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pack(digit_folders, tmp_path / "near", options=SMALL)
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    bound = 5_001
+    with serving(tmp_path / "near") as server:
+        flags = ["--loader.cache", str(bound), "--loader.threads", "2"]
+        assert run(["pack", server.address, str(tmp_path / "again"), *flags]) == 0
+    assert verify(tmp_path / "again") == 150
+    (cache,) = (tmp_path / "temporary").glob("foveate-cache-*")
+    assert 0 < sum(path.stat().st_size for path in cache.iterdir()) <= bound
+
+
 def test_suffixes_come_from_the_content(tmp_path: Path) -> None:
     rows: list[tuple[str, str, str]] = []
     for name, kind, suffix in (

@@ -2,6 +2,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import polars as pl
 import pytest
@@ -141,3 +142,23 @@ def test_masks_of_equal_names_are_numbered(
     predicted = predict(mask_run, folders, masks=tmp_path / "masks")
     names = [Path(mask).name for mask in predicted["mask"]]
     assert names == ["same.png", "same_2.png", "same_3.png"]
+
+
+def test_masks_of_images_far_away_keep_to_the_cache(
+    mask_run: Run, mask_folders: Path, tiny_config: Callable[..., Any], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    bound = 2_001  # of bytes; one image has about 1,000
+    config = tiny_config(data__image_size=32, data__batch_size=8, loader__cache=bound)
+    monkeypatch.setattr(Run, "config", lambda _: config)
+    uris = [f"memory://{tmp_path.name}/{number:02d}.png" for number in range(5)]
+    for uri in uris:
+        data = (mask_folders / "images" / uri[-6:]).read_bytes()
+        fsspec.filesystem("memory").pipe_file(uri, data)
+    pl.DataFrame({"image": uris}).write_csv(tmp_path / "far.csv")
+    predicted = predict(mask_run, [tmp_path / "far.csv"], masks=tmp_path / "masks")
+    assert predicted["mask"].n_unique() == 5
+    (cache,) = (tmp_path / "temporary").glob("foveate-cache-*")
+    assert 0 < sum(path.stat().st_size for path in cache.iterdir()) <= bound

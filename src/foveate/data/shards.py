@@ -23,7 +23,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from foveate import machine
-from foveate.config.settings import DataConfig
+from foveate.config.settings import CACHE_BYTES, DataConfig
 from foveate.data.manifest import Manifest, read_manifest
 from foveate.data.packed import INDEX_NAME, PLACES, ROLES, read_index, write_index
 from foveate.data.repack import PackOptions, SampleFiles, sample_files
@@ -55,6 +55,7 @@ def pack(
     options: PackOptions | None = None,
     threads: int | None = None,
     report: Callable[[int, int], None] | None = None,
+    cache_bytes: int = CACHE_BYTES,
 ) -> Manifest:
     """Pack a dataset; started again after a crash, it goes on with the first unfinished shard.
 
@@ -65,6 +66,7 @@ def pack(
         options: What becomes of the images, and the size of the shards.
         threads: Samples read and encoded at once; one per processor when not given.
         report: Called with (samples done, of how many).
+        cache_bytes: Most disk space for what is read from far away.
 
     Returns:
         The packed dataset.
@@ -79,7 +81,8 @@ def pack(
     folder = Path(out)
     _start(folder, options.plan(manifest, config))
     if not (folder / INDEX_NAME).exists():
-        index = _write_shards(manifest, folder, config, options, threads, report)
+        with Storage(cache_bytes) as storage:
+            index = _write_shards(manifest, folder, config, options, storage, threads, report)
         roles = [role for role in ROLES if role in manifest.table.columns]
         names = {role: getattr(config, role) or role for role in roles}
         content = write_index(index.table(), manifest.class_names, names)
@@ -92,6 +95,7 @@ def _write_shards(
     folder: Path,
     config: DataConfig,
     options: PackOptions,
+    storage: Storage,
     threads: int | None,
     report: Callable[[int, int], None] | None,
 ) -> _Index:
@@ -100,7 +104,7 @@ def _write_shards(
     order = random_generator(0, 0, 0, stream=3).permutation(manifest.num_samples)
     index = _Index(manifest)
     done, shard = _finished(folder, order, index)
-    with Storage() as storage, ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         samples = _ahead(
             pool,
             lambda row: sample_files(manifest, row, storage, config.decode, options, skip),

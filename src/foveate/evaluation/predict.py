@@ -242,7 +242,7 @@ def predict(
         pictures = columns.pop("mask", None)
         if pictures is not None and masks is not None:
             paths = [Path(masks) / mask_names[row] for row in rows]
-            _write_masks(paths, places, pictures, predictor.decode)
+            _write_masks(paths, places, pictures, predictor.decode, config.cache_bytes)
             columns["mask"] = np.asarray([str(path) for path in paths], dtype=object)
         parts.append(pl.DataFrame({"image": [str(place) for place in places], **columns}))
     return pl.concat(parts)
@@ -284,9 +284,10 @@ def _write_masks(
     images: Sequence[Place],
     masks: NDArray[np.uint8],
     decode: DecodeConfig,
+    cache_bytes: int,
 ) -> None:
     """Write masks (B, H, W) at the sizes of their images."""
-    with Storage() as storage:
+    with Storage(cache_bytes) as storage:
         for path, image, mask in zip(paths, images, masks, strict=True):
             height, width = probe(storage.fetch(image), decode)
             if mask.shape != (height, width):
