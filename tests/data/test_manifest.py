@@ -81,6 +81,25 @@ class TestFolders:
         manifest = read_manifest(tmp_path, DataConfig(image="scans", mask="truth"))
         assert manifest.split("test").table["mask"].to_list() == ["test/truth/1.png"]
 
+    def test_absolute_folders_elsewhere(self, tmp_path: Path) -> None:
+        touch(tmp_path / "data", "images/1.jpg")
+        touch(tmp_path, "truth/1.png", "scans/1.tif")
+        config = DataConfig(mask=str(tmp_path / "truth"))
+        manifest = read_manifest(tmp_path / "data", config)
+        assert manifest.table.row(0) == ("images/1.jpg", f"{tmp_path}/truth/1.png")
+        assert Path(manifest.mask_path(0)) == tmp_path / "truth/1.png"
+        config = DataConfig(image=str(tmp_path / "scans"), mask=str(tmp_path / "truth"))
+        manifest = read_manifest(tmp_path / "data", config)
+        assert Path(manifest.image_path(0)) == tmp_path / "scans/1.tif"
+
+    def test_absolute_folders_within(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        touch(tmp_path, "data/images/1.jpg", "data/truth/1.png")
+        monkeypatch.chdir(tmp_path)
+        config = DataConfig(mask=str(tmp_path / "data" / "truth"))
+        assert read_manifest("data", config).table.row(0) == ("images/1.jpg", "truth/1.png")
+
     def test_two_folders_anywhere(self, tmp_path: Path) -> None:
         touch(tmp_path, "x/photos/1.jpg", "y/1.png")
         manifest = Manifest.from_mask_folders(tmp_path / "x/photos", tmp_path / "y")

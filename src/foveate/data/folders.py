@@ -167,7 +167,7 @@ def _classes(tree: FolderTree, part: Path, root: Path) -> pl.DataFrame:
 
 
 def _paired(tree: FolderTree, images: Path, masks: Path, root: Path) -> pl.DataFrame:
-    """Pair images and masks by stem; paths are relative to the root."""
+    """Pair images and masks by stem; paths are relative to the root where they lie under it."""
     image_of, mask_of = _by_stem(tree, images), _by_stem(tree, masks)
     problems = [
         f"every {what} in {here} must have its {other} of the same stem in {there}, "
@@ -181,13 +181,21 @@ def _paired(tree: FolderTree, images: Path, masks: Path, root: Path) -> pl.DataF
     if not image_of and not mask_of:
         problems.append(f"{images} and {masks} must hold images and masks, but got none")
     refuse(problems)
-    start, mask_start = (part.relative_to(root).as_posix() for part in (images, masks))
+    start, mask_start = _start(images, root), _start(masks, root)
     return pl.DataFrame(
         {
             "image": [f"{start}/{name}" for name in image_of.values()],
             "mask": [f"{mask_start}/{mask_of[stem]}" for stem in image_of],
         }
     )
+
+
+def _start(folder: Path, root: Path) -> str:
+    """What paths in a folder begin with; settings may name one that is not under the root."""
+    for above in (root, root.absolute(), root.resolve()):
+        if folder.is_relative_to(above):
+            return folder.relative_to(above).as_posix()
+    return folder.as_posix()
 
 
 def _by_stem(tree: FolderTree, folder: Path) -> dict[str, str]:
