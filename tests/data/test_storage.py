@@ -185,6 +185,17 @@ class TestWebServer:
             with pytest.raises(ManifestError, match="packed dataset"):
                 read_manifest(f"{server.address}/nowhere")
 
+    def test_what_is_no_index_is_told(self, packed: Path, tmp_path: Path) -> None:
+        index = (packed / "index.parquet").read_bytes()
+        pl.DataFrame({"image": ["a.jpg"]}).write_parquet(tmp_path / "table.parquet")
+        contents = {"page": b"<html>Please log in</html>", "empty": b"", "cut": index[:-100]}
+        for name, content in contents.items():
+            (tmp_path / f"{name}.parquet").write_bytes(content)
+        with serving(tmp_path) as server:
+            for name in (*contents, "table"):
+                with pytest.raises(ManifestError, match="must be what foveate pack wrote"):
+                    read_manifest(f"{server.address}/{name}.parquet")
+
     def test_a_server_that_stays_broken(self, packed: Path) -> None:
         with serving(packed, fails_each=1) as server:
             with pytest.raises(SampleError, match="8 times"):

@@ -60,10 +60,13 @@ def read_packed(source: str | Path, config: DataConfig) -> tuple[pl.DataFrame, P
             named are not in it.
     """
     folder, content = _load(source)
-    about = json.loads(pl.read_parquet_metadata(BytesIO(content)).get(_FORMAT, "null"))
+    try:
+        about = json.loads(pl.read_parquet_metadata(BytesIO(content)).get(_FORMAT, "null"))
+        table = pl.read_parquet(BytesIO(content))
+    except pl.exceptions.PolarsError:  # such as a page that a server gives for whatever is asked
+        about = None
     if about is None:
         raise ManifestError(f"{source} must be what foveate pack wrote, but got another file")
-    table = pl.read_parquet(BytesIO(content))
     types: dict[str, Any] = {"label": pl.Enum(about["class_names"]), "split": pl.Enum(SPLITS)}
     table = table.cast({name: kind for name, kind in types.items() if name in table.columns})
     if is_remote(folder):
