@@ -130,3 +130,27 @@ def test_unreadable_files_are_left_out_or_named(large: Manifest, tmp_path: Path)
     assert time_loading(loader_of(skipping), skipping)[0].decode > 0
     with pytest.raises(SampleError, match=r"torn\.jpg"):
         time_loading(loader_of(failing), failing)
+
+
+def test_what_is_no_image_is_packed_as_training_takes_it(large: Manifest, tmp_path: Path) -> None:
+    contents = {
+        "page.jpg": b"<html>Not found</html>",
+        "empty.jpg": b"",
+        "header.png": b"\x89PNG\r\n\x1a\n" + bytes(20),
+        "whole.jpg": Path(large.image_path(0)).read_bytes(),
+    }
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        for file, content in contents.items():
+            (tmp_path / name / file).write_bytes(content)
+    failing = source_of(Manifest.from_folder(tmp_path), image_size=(64, 64), preset="none")
+    skipping = replace(failing, data=DataConfig(unreadable="skip"))
+    samples, _ = take_samples(skipping, np.arange(8, dtype=np.uint32), first=0)
+    assert sharp_side(skipping, samples) == 64
+    small = repacked(skipping, samples, 64)
+    assert [sample.row for sample in small] == list(range(8))
+    broken = [sample for sample in samples if not sample.image.name.endswith("whole.jpg")]
+    assert sharp_side(skipping, broken) is None
+    for sample in broken:
+        with pytest.raises(SampleError, match=sample.image.name):
+            sharp_side(failing, [sample])

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foveate.data import augment as augmentation
-from foveate.data.header import read
+from foveate.data.header import probe
 from foveate.data.manifest import Manifest
 from foveate.data.parts import Sample, Source, take_samples, time_parts
 from foveate.data.places import Encoded
@@ -126,12 +126,27 @@ def sharp_side(source: Source, samples: Sequence[Sample]) -> int | None:
     Returns:
         A multiple of 32 pixels at which nine of ten samples lose no sharpness; None where most
         images are hardly longer anyway.
+
+    Raises:
+        SampleError: A header cannot be read, and the file may not be skipped.
     """
     sizes = [augmentation.decode_size(sample.parameters, source.image_size) for sample in samples]
     needed = float(np.quantile([max(size) for size in sizes], _SHARP))
     side = int(-(-needed // _STEP)) * _STEP
-    stored = [min(read(sample.image, source.data.decode).size) for sample in samples]
-    return side if side < 0.9 * float(np.median(stored)) else None
+    stored = _stored_sides(source, samples)
+    return side if stored and side < 0.9 * float(np.median(stored)) else None
+
+
+def _stored_sides(source: Source, samples: Sequence[Sample]) -> list[int]:
+    """Short sides of images in pixels, without those that training leaves out."""
+    sides = []
+    for sample in samples:
+        try:
+            sides.append(min(probe(sample.image, source.data.decode)))
+        except SampleError:
+            if not source.skips:
+                raise
+    return sides
 
 
 def repacked(source: Source, samples: Sequence[Sample], side: int, most: int = 64) -> list[Sample]:
