@@ -80,6 +80,7 @@ def _distribution(entry: Mapping[str, Any]) -> BaseDistribution:
     if "choices" in entry:
         return CategoricalDistribution(entry["choices"])
     low, high, log = entry["low"], entry["high"], entry.get("log", False)
-    if isinstance(low, int):
-        return IntDistribution(low, high, log=log, step=entry.get("step", 1))
+    step = entry.get("step", 1)
+    if isinstance(low, int) and int(step) == step:
+        return IntDistribution(low, high, log=log, step=int(step))
     return FloatDistribution(low, high, log=log, step=entry.get("step"))

@@ -15,6 +15,7 @@ from made_studies import DEFAULT, OPTIMIZER, RATE, SPACE, add, begin
 from optuna.study import Study
 from optuna.trial import TrialState
 
+from foveate.config.search import RangeConfig, range_from_text
 from foveate.search.outcome import read_study
 from foveate.search.report import write_search_report
 from html_page import Page
@@ -241,6 +242,27 @@ def test_settings_of_every_kind_are_drawn(tmp_path: Path) -> None:
     assert f"{names[7]} and 6 more" in found.text
     # The default settings have no place on a log scale: zero. They are in the table.
     assert "decay" in found.text
+
+
+@pytest.mark.parametrize(
+    ("stated", "values", "ticks"),
+    [
+        ("16..64 step 16", (16, 32, 64), ["16", "32", "48", "64"]),
+        ("0..1 step 0.5", (0.0, 0.5, 1.0), ["0.0", "0.5", "1.0"]),
+        ("1..3", (1, 2, 3), ["1", "2", "3"]),
+    ],
+)
+def test_steps_as_they_are_stated_have_their_ticks(
+    stated: str, values: tuple[float, ...], ticks: list[str], tmp_path: Path
+) -> None:
+    entry = RangeConfig(**range_from_text(stated)).model_dump(mode="json", exclude_defaults=True)
+    study = begin(space={"size": entry})
+    for value in values:
+        add(study, 0.5, settings={"size": value})
+    found = page(study, tmp_path)
+    (figure,) = (svg for svg in found.source.split("<svg") if "score by size" in svg)
+    x_axis = figure.partition("matplotlib.axis_2")[0]
+    assert re.findall(r"<text[^>]*>([\d.]+)</text>", x_axis) == ticks
 
 
 def test_a_very_bad_trial_does_not_flatten_the_others(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from foveate.report.figures import INK, LINE, drawn
@@ -65,10 +66,10 @@ def _scale(axes: Any, entry: Mapping[str, Any], values: Sequence[float]) -> None
     else:
         margin = 0.05 * (high - low) or 0.05 * abs(high) or 0.5
         axes.set_xlim(low - margin, high + margin)
-        steps = (high - low) / (entry.get("step") or 1)
+        step = entry.get("step") or 1  # a float, even where all values are whole
         is_whole = isinstance(entry["low"], int) and isinstance(entry["high"], int)
-        if is_whole and 0 < steps <= _MOST_TICKED:
-            axes.set_xticks(range(entry["low"], entry["high"] + 1, entry.get("step") or 1))
+        if is_whole and 0 < (high - low) / step <= _MOST_TICKED:
+            axes.set_xticks(np.arange(entry["low"], entry["high"] + step / 2, step))
         else:
             axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=is_whole))
         axes.xaxis.set_major_formatter(decimals())
