@@ -13,8 +13,11 @@ from hypothesis import strategies as st
 from made_studies import DEFAULT, OPTIMIZER, RATE, add, begin
 from optuna.trial import TrialState
 
+from foveate.config.search import RangeConfig
+from foveate.config.settings import RunConfig
 from foveate.errors import RunError
 from foveate.search.outcome import read_study, value_text
+from foveate.search.space import Space
 
 
 def test_a_trial_is_told_whole() -> None:
@@ -98,6 +101,23 @@ def test_settings_whose_condition_is_not_met_are_left_out() -> None:
     first, second = read_study(study).trials
     assert first.settings == {OPTIMIZER: "adamw"}
     assert second.settings == {OPTIMIZER: "sgd", "momentum": 0.9}
+
+
+def test_a_condition_may_name_several_values() -> None:
+    optimizers = RangeConfig(choices=("adamw", "sgd", "rmsprop"))
+    momentum = RangeConfig(low=0.5, high=0.99, when={OPTIMIZER: ("sgd", "rmsprop")})
+    ranges = {OPTIMIZER: optimizers, "recipe.optimizer.momentum": momentum}
+    study = begin(space=Space(RunConfig(), ranges).to_dict())
+    for name in ("adamw", "sgd", "rmsprop"):
+        add(study, 0.5, settings={OPTIMIZER: name, "recipe.optimizer.momentum": 0.9})
+    kept = ["recipe.optimizer.momentum" in trial.settings for trial in read_study(study).trials]
+    assert kept == [False, True, True]
+
+
+def test_a_condition_on_what_is_not_varied_was_met() -> None:
+    study = begin(space={"momentum": {"low": 0.5, "high": 0.99, "when": {OPTIMIZER: ["sgd"]}}})
+    add(study, 0.5, settings={"momentum": 0.9})
+    assert read_study(study).trials[0].settings == {"momentum": 0.9}
 
 
 def test_another_programs_study_is_refused() -> None:

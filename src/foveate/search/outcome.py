@@ -281,5 +281,12 @@ def _active(settings: Mapping[str, Any], space: Mapping[str, Mapping[str, Any]])
     return {
         key: value
         for key, value in settings.items()
-        if all(settings.get(on, wanted) == wanted for on, wanted in conditions[key].items())
+        if all(_is_met(settings, on, wanted) for on, wanted in conditions[key].items())
     }
+
+
+def _is_met(settings: Mapping[str, Any], key: str, wanted: Any) -> bool:
+    """Whether a setting has the value, or one of the values, that a condition names, if known."""
+    return key not in settings or settings[key] in (
+        wanted if isinstance(wanted, list | tuple) else (wanted,)
+    )
