@@ -37,7 +37,7 @@ from foveate.search.queue import (
 )
 from foveate.search.space import Space
 from foveate.search.study import StudyFolder, create_study, open_storage
-from foveate.search.trial import with_share
+from foveate.search.trial import TrialRuns, with_share
 from foveate.search.worker import Worker
 
 
@@ -320,3 +320,27 @@ class TestKilled:
             study.tell(ask(study), state=TrialState.FAIL)
             reclaim_lost(folder.load())
         assert len(trials(folder)) == 4  # tried once, and three times again
+
+    def test_one_that_was_stopped_often_is_not_given_up(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def stop(runs: TrialRuns) -> float:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(TrialRuns, "value", stop)
+        folder = study_folder(tmp_path / "study", search__trials="1")
+        for number in range(1, 6):
+            with pytest.raises(KeyboardInterrupt):
+                Worker(folder).work()
+            found = trials(folder)
+            assert [one.state for one in found].count(TrialState.WAITING) == 1
+            assert len(found) == number + 1
+            assert {original_number(one) for one in found} == {0}
+        for _ in range(3):  # stopping does not count as what kills
+            study = folder.load()
+            study.tell(ask(study), state=TrialState.FAIL)
+            reclaim_lost(folder.load())
+            assert trials(folder)[-1].state == TrialState.WAITING
+        monkeypatch.undo()
+        Worker(folder).work()
+        assert accounted(folder) == [0]

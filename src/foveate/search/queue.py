@@ -174,9 +174,24 @@ def _is_left(trial: optuna.trial.FrozenTrial) -> bool:
         return True
 
 
-def queue_again(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
-    """Queue a trial once more that has ended without an outcome."""
+def queue_again(
+    study: optuna.Study, trial: optuna.trial.FrozenTrial, *, was_stopped: bool = False
+) -> None:
+    """Queue a trial once more that has ended without an outcome.
+
+    Args:
+        study: Its study.
+        trial: What has ended.
+        was_stopped: Whether its worker was asked to stop, which may be as often as one likes; a
+            trial whose worker was killed for the fourth time is given up.
+    """
+    deaths = trial.user_attrs.get("deaths", 0) + (not was_stopped)
+    if deaths > _MOST_RETRIES:
+        return
     again = copy.copy(trial)  # what it inherits: not who had worked on it
     again.user_attrs = {key: one for key, one in trial.user_attrs.items() if key == "baseline"}
+    again.user_attrs["deaths"] = deaths
+    history = list(trial.system_attrs.get("retry_history", []))  # to which Optuna appends
+    again.system_attrs = {**trial.system_attrs, "retry_history": history}
     with settled():
-        optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=_MOST_RETRIES)(study, again)
+        optuna.storages.RetryHeartbeatStaleTrialCallback()(study, again)

@@ -142,7 +142,8 @@ class Worker:
             return
         except KeyboardInterrupt:
             for number in taken:  # Optuna has ended it
-                queue_again(study, study.get_trials(deepcopy=False)[number])
+                ended = study.get_trials(deepcopy=False)[number]
+                queue_again(study, ended, was_stopped=True)
             raise
         except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
             if taken and has_outcome(study.get_trials(deepcopy=False)[taken[0]]):
