@@ -242,6 +242,38 @@ class TestCrashes:
         pack(digit_folders, out, options=many, threads=2)
         assert contents(out) == whole
 
+    @pytest.mark.parametrize(
+        "damage",
+        ["cut", "cut in a header", "cut at its end", "zeros", "a header", "no tar", "a name"],
+    )
+    def test_a_damaged_shard_is_named(
+        self, mask_folders: Path, tmp_path: Path, damage: str
+    ) -> None:
+        out = tmp_path / "out"
+        packed = pack(mask_folders, out, options=SMALL)
+        whole = contents(out)
+        (out / "index.parquet").unlink()
+        mask = packed.table.filter(pl.col("shard") == "shard-00001.tar")["mask_offset"].min()
+        assert isinstance(mask, int)
+        shard, data = out / "shard-00001.tar", whole["shard-00001.tar"]
+        with tarfile.open(tmp_path / "other.tar", "w") as tar:
+            tar.addfile(tarfile.TarInfo("first.png"))
+        damaged = {
+            "cut": data[: mask + 9],
+            "cut in a header": data[: mask - 100],
+            "cut at its end": data[:-512],
+            "zeros": data[: mask - 512] + bytes(len(data) - mask + 512),
+            "a header": data[: mask - 500] + b"x" + data[mask - 499 :],
+            "no tar": b"<html>" * 999,
+            "a name": (tmp_path / "other.tar").read_bytes(),
+        }
+        shard.write_bytes(damaged[damage])
+        with pytest.raises(ManifestError, match=r"shard-00001\.tar must be a whole .* delete it"):
+            pack(mask_folders, out, options=SMALL)
+        shard.unlink()
+        pack(mask_folders, out, options=SMALL)
+        assert contents(out) == whole
+
     def test_a_finished_pack_is_left_alone(self, digit_folders: Path, tmp_path: Path) -> None:
         first = pack(digit_folders, tmp_path / "out", options=SMALL)
         times = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}

@@ -137,7 +137,7 @@ class TestLocal:
             with pytest.raises(SampleError, match=r"gone\.tar: cat/1\.jpg must be in a readable"):
                 storage.fetch(Member(str(tmp_path / "gone.tar"), 0, 9, "cat/1.jpg"))
             (tmp_path / "short.tar").write_bytes(b"12345")
-            with pytest.raises(SampleError, match=r"short\.tar.* ends after 3"):
+            with pytest.raises(SampleError, match=r"short\.tar.* ends after 3 .* delete it"):
                 storage.fetch(Member(str(tmp_path / "short.tar"), 2, 9, "1.jpg"))
 
     def test_a_shard_lost_while_training(self, packed: Path, tmp_path: Path) -> None:

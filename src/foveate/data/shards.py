@@ -8,15 +8,11 @@ the same way: who reads some shards alone still meets all classes. The index kee
 from __future__ import annotations
 
 import json
-import tarfile
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -28,24 +24,14 @@ from foveate.data.manifest import Manifest, read_manifest
 from foveate.data.packed import INDEX_NAME, PLACES, ROLES, read_index, write_index
 from foveate.data.repack import PackOptions, SampleFiles, sample_files
 from foveate.data.samples import random_generator
+from foveate.data.shard_files import DAMAGED, Packed, read_shard, write_shard
 from foveate.data.storage import Storage
-from foveate.disk import replacing, write_atomically
+from foveate.disk import write_atomically
 from foveate.errors import ConfigError, ManifestError, listed
 
 _PLAN_NAME = "pack.json"
 _AHEAD = 4  # samples made ahead by each thread
 _KINDS = ("image", "mask")
-
-
-@dataclass(frozen=True)
-class Packed:
-    """Where one file lies, and its checksum (CRC-32)."""
-
-    row: int
-    kind: str
-    offset: int
-    length: int
-    checksum: int
 
 
 def pack(
@@ -112,7 +98,7 @@ def _write_shards(
             ahead=_AHEAD * threads,
         )
         while done < manifest.num_samples:
-            found = _write_shard(folder / _name(shard), samples, options.shard_bytes)
+            found = write_shard(folder / _name(shard), samples, options.shard_bytes)
             done += index.note(shard, found)
             shard += 1
             if report is not None:
@@ -160,8 +146,8 @@ def _problems(folder: Path, shard: str, index: pl.DataFrame) -> list[str]:
         for kind in kinds
     }
     try:
-        found = {(entry.row, entry.kind): entry for entry in _read_shard(folder / shard)}
-    except (OSError, tarfile.TarError, ValueError) as error:
+        found = {(entry.row, entry.kind): entry for entry in read_shard(folder / shard)}
+    except DAMAGED as error:
         return [f"{shard} ({error})"]
     return [
         f"{shard}: {row:09d} ({kind})"
@@ -199,7 +185,13 @@ def _finished(folder: Path, order: NDArray[np.int64], index: _Index) -> tuple[in
     """Take over the shards that are there: number of their rows, and of the shards."""
     done = shard = 0
     while (path := folder / _name(shard)).exists():
-        found = list(_read_shard(path))
+        try:
+            found = list(read_shard(path))
+        except DAMAGED as error:
+            raise ManifestError(
+                f"{path} must be a whole shard of this pack, but got: {error}; delete it, and run "
+                "the same foveate pack again"
+            ) from error
         rows = list(dict.fromkeys(entry.row for entry in found))
         if rows != order[done : done + len(rows)].tolist() or not rows:
             raise ManifestError(
@@ -208,40 +200,6 @@ def _finished(folder: Path, order: NDArray[np.int64], index: _Index) -> tuple[in
         done += index.note(shard, found)
         shard += 1
     return done, shard
-
-
-def _write_shard(path: Path, samples: Iterator[SampleFiles], least_bytes: int) -> list[Packed]:
-    """Write samples until there are enough bytes, or none left."""
-    found = []
-    with replacing(path) as beside, beside.open("wb") as file, _new_tar(file) as tar:
-        while tar.offset < least_bytes and (sample := next(samples, None)) is not None:
-            for suffix, content in sample.files:
-                info = tarfile.TarInfo(f"{sample.row:09d}.{suffix}")
-                info.size = len(content)
-                offset = tar.offset + tarfile.BLOCKSIZE
-                tar.addfile(info, BytesIO(content))
-                if (kind := _kind(suffix)) is not None:
-                    checksum = zlib.crc32(content)
-                    found.append(Packed(sample.row, kind, offset, len(content), checksum))
-    return found
-
-
-def _new_tar(file: BinaryIO) -> tarfile.TarFile:
-    return tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT)
-
-
-def _read_shard(path: Path) -> Iterator[Packed]:
-    with tarfile.open(path, "r:") as tar:
-        for info in tar:
-            row, _, suffix = info.name.partition(".")
-            file, kind = tar.extractfile(info), _kind(suffix)
-            if file is not None and kind is not None:
-                checksum = zlib.crc32(file.read())
-                yield Packed(int(row), kind, info.offset_data, info.size, checksum)
-
-
-def _kind(suffix: str) -> str | None:
-    return None if suffix == "json" else "mask" if suffix.startswith("mask.") else "image"
 
 
 def _name(shard: int) -> str:

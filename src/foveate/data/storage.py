@@ -14,6 +14,10 @@ from foveate.data.places import Encoded, Member, Place, is_remote
 from foveate.data.remote import RemoteReader, shared_cache
 from foveate.errors import SampleError
 
+# What is left of a damaged shard must go: a pack that goes on takes the shards that it finds.
+_REMEDY = (
+    "copy the shard again, or delete it and the index.parquet and run the same foveate pack again"
+)
 _MOST_DESCRIPTORS = 128  # macOS allows a process 256 unless told otherwise
 
 
@@ -70,7 +74,7 @@ class Storage:
         if len(data) != place.length:
             raise SampleError(
                 f"{place} must be {place.length} bytes from byte {place.offset} on, but the "
-                f"shard ends after {len(data)} of them; copy or pack it again"
+                f"shard ends after {len(data)} of them; {_REMEDY}"
             )
         return Encoded(str(place), data)
 
@@ -95,8 +99,7 @@ class Storage:
             return os.pread(descriptor.number, place.length, place.offset)
         except OSError as error:
             raise SampleError(
-                f"{place} must be in a readable shard, but got: {error.strerror}; put the shard "
-                "back, or run the same foveate pack again without the index.parquet"
+                f"{place} must be in a readable shard, but got: {error.strerror}; {_REMEDY}"
             ) from error
 
 
