@@ -62,3 +62,10 @@ def nearest(name: str, known: Sequence[str]) -> str:
     lowered = {candidate.lower(): candidate for candidate in known}
     close = difflib.get_close_matches(name.lower(), list(lowered), n=1, cutoff=0.5)
     return f" Did you mean {lowered[close[0]]!r}?" if close else ""
+
+
+def first_cause(error: BaseException) -> str:
+    """Say in a sentence what an error came from, which others may have wrapped."""
+    while (before := error.__cause__ or error.__context__) is not None:
+        error = before
+    return str(error).split(". ")[0].rstrip(".") + "."

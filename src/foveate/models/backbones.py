@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import keras
 
-from foveate.errors import ConfigError, nearest
+from foveate.errors import ConfigError, first_cause, nearest
 from foveate.models.families import BACKBONES, Backbone
 from foveate.models.pixels import PixelScaling
 from foveate.models.pretrained import construct_with_weights
@@ -152,6 +152,18 @@ def _feature_maps(base: keras.Model, skips: tuple[str | int, ...]) -> list[Any]:
     return list({tuple(one.shape[1:3]): one for one in maps}.values())
 
 
+def _require_loadable(model: keras.Model, name: str) -> None:
+    """Refuse now what would be trained and saved, and then not be loaded."""
+    try:
+        keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(model))
+    except Exception as error:
+        raise ConfigError(
+            f"model.backbone {name!r} must be a model that Keras can save and load, but got: "
+            f"{first_cause(error)} Decorate its own layers with "
+            "@keras.saving.register_keras_serializable(), and take layers instead of lambdas."
+        ) from error
+
+
 def _user_constructor(name: str) -> Callable[..., keras.Model]:
     module_name, _, function_name = name.partition(":")
     try:
@@ -175,6 +187,7 @@ def _user_constructor(name: str) -> Callable[..., keras.Model]:
             raise ConfigError(
                 f"model.backbone {name!r} must return a Keras model, but got {type(model)}."
             )
+        _require_loadable(model, name)
         return model
 
     return construct

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,10 +12,11 @@ from typing import Any
 import keras
 
 from foveate.disk import replacing, write_atomically
-from foveate.errors import RunError
+from foveate.errors import ConfigError, RunError, first_cause
 
 # Names the layers of ours that a saved model may hold.
 from foveate.models import build as build
+from foveate.models.backbones import get_backbone
 
 MODEL_FILE = "model.keras"
 DESCRIPTION_FILE = "bundle.json"
@@ -62,7 +64,7 @@ def load_bundle(folder: Path) -> Bundle:
         The bundle.
 
     Raises:
-        RunError: There is no whole bundle, or it is of a newer format.
+        RunError: There is no whole bundle, it is of a newer format, or Keras cannot load it.
     """
     try:
         description = json.loads((folder / DESCRIPTION_FILE).read_text())
@@ -73,4 +75,18 @@ def load_bundle(folder: Path) -> Bundle:
         ) from None
     if description.pop("format", None) != FORMAT:
         raise RunError(f"The model in {str(folder)!r} was written by another version of foveate.")
-    return Bundle(keras.saving.load_model(folder / MODEL_FILE, compile=False), description)
+    return Bundle(_load_model(folder / MODEL_FILE, description.get("backbone", "")), description)
+
+
+def _load_model(path: Path, backbone: str) -> keras.Model:
+    if ":" in backbone:
+        with contextlib.suppress(ConfigError):  # it may do without
+            get_backbone(backbone)  # whose module registers layers of its own
+    try:
+        return keras.saving.load_model(path, compile=False)
+    except (TypeError, ValueError) as error:
+        raise RunError(
+            f"{str(path)!r} must be a model that Keras can load, but got: "
+            f"{first_cause(error)} Layers of one's own must be registered, and the module "
+            f"of the backbone ({backbone!r}) on PYTHONPATH."
+        ) from error
