@@ -69,12 +69,10 @@ class Segmentation(Task):
 
     def metrics(self) -> list[Any]:
         """Mean IoU over all pixels seen; see `Task.metrics`."""
-        import keras
+        from foveate.tasks.mean_iou import MeanIoU
 
         return [
-            keras.metrics.MeanIoU(
-                self.num_outputs, ignore_class=IGNORED, sparse_y_pred=False, name="mean_iou"
-            )
+            MeanIoU(self.num_outputs, ignore_class=IGNORED, sparse_y_pred=False, name="mean_iou")
         ]
 
     def scorer(self) -> SegmentationScorer:
