@@ -39,6 +39,30 @@ def test_what_is_found_fits_and_leaves_the_model_as_it_was() -> None:
         np.testing.assert_array_equal(np.array(variable), value)
 
 
+def test_an_optimizer_without_a_step_is_left_without() -> None:
+    model = network()
+    find_batch_size(model, BudgetConfig(), most=2)
+    momenta = [np.array(variable) for variable in model.optimizer.variables[2:]]
+    assert momenta
+    assert not any(momentum.any() for momentum in momenta)
+
+
+def test_an_accelerator_without_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    class ResourceExhaustedError(Exception):
+        pass
+
+    def step(self: keras.Model, images: np.ndarray, targets: np.ndarray) -> None:
+        if len(images) > most:
+            raise ResourceExhaustedError
+
+    monkeypatch.setattr(keras.Model, "train_on_batch", step)
+    most = 4
+    assert find_batch_size(network(), BudgetConfig(), most=64) == 4
+    most = 0
+    with pytest.raises(BudgetError, match="more than the accelerator has"):
+        find_batch_size(network(), BudgetConfig())
+
+
 def test_the_most_is_kept() -> None:
     assert find_batch_size(network(), BudgetConfig(), most=4) == 4
 

@@ -48,6 +48,8 @@ def find_batch_size(
     if not model.compiled:
         raise ConfigError("find_batch_size trains a little, so the model must be compiled first.")
     batch = batch or _zeros(model)
+    if not model.optimizer.built:  # else the first step would, and what it learns would stay
+        model.optimizer.build(model.trainable_variables)
     variables = [*model.variables, *model.optimizer.variables, *model.metrics_variables]
     before = [(variable, np.array(variable)) for variable in variables]
     ram = budget.ram or machine.memory_bytes()
@@ -64,7 +66,12 @@ def _search(
 ) -> int:
     size, fitting, peaks = 1, 0, [0.0, 0.0]
     while size <= most:
-        last, peaks = peaks, _peaks(model, batch, size)
+        try:
+            last, peaks = peaks, _peaks(model, batch, size)
+        except Exception as error:
+            if not runtime.lacks_device_memory(error):
+                raise
+            break
         pairs = [(p, limit) for p, limit in zip(peaks, limits, strict=True) if limit is not None]
         if any(peak > limit * (1 - KEPT_FREE) for peak, limit in pairs):
             break
@@ -79,11 +86,14 @@ def _search(
         size *= 2
     if not fitting:
         raise BudgetError(
-            f"The budget must hold a batch of one sample, which takes {size_text(peaks[0])} of "
-            f"memory, but got budget.ram {size_text(limits[0])}. Raise it, or take a smaller "
-            "model or image size."
+            f"The budget must hold a batch of one sample, which takes {_needed(peaks)}, but got "
+            f"budget.ram {size_text(limits[0])}. Raise it, or take a smaller model or image size."
         )
     return fitting
+
+
+def _needed(peaks: list[float]) -> str:
+    return f"{size_text(peaks[0])} of memory" if peaks[0] else "more than the accelerator has"
 
 
 def _peaks(model: keras.Model, batch: tuple[Any, ...], size: int) -> list[float]:

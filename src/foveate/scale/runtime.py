@@ -24,6 +24,10 @@ _UNUSED = ("jax", "matplotlib", "pandas", "scipy", "sklearn")
 and half of the time that the import takes."""
 _USED = {"jax": ("jax", "scipy")}
 """What of it a backend needs."""
+_OUT_OF_MEMORY = ("ResourceExhaustedError", "OutOfMemoryError")
+"""What TensorFlow and torch raise for lack of an accelerator's memory."""
+_XLA_ERRORS = ("JaxRuntimeError", "XlaRuntimeError")
+"""What JAX raises for that, and for all else that goes wrong there, now and in former versions."""
 _is_ours = False
 
 
@@ -150,9 +154,11 @@ def prepare(wanted: str = "auto") -> str:
             devices = tf.config.list_physical_devices("GPU")
         tf.get_logger().setLevel("ERROR")
         for device in devices:
-            # Without it TensorFlow takes all memory of the device at once.
+            # Without it TensorFlow takes all memory of the device at once. It refuses where the
+            # user's own code has computed on the device before.
             if not tf.config.experimental.get_memory_growth(device):
-                tf.config.experimental.set_memory_growth(device, True)
+                with contextlib.suppress(RuntimeError):
+                    tf.config.experimental.set_memory_growth(device, True)
     return backend
 
 
@@ -213,6 +219,14 @@ def dtype_policy(name: str) -> Iterator[None]:
         yield
     finally:
         keras.config.set_dtype_policy(before)
+
+
+def lacks_device_memory(error: BaseException) -> bool:
+    """Say whether a backend raised an error since the memory of an accelerator did not suffice."""
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    if not kinds.isdisjoint(_XLA_ERRORS):
+        return "RESOURCE_EXHAUSTED" in str(error)
+    return not kinds.isdisjoint(_OUT_OF_MEMORY)
 
 
 def peak_device_bytes() -> int | None:

@@ -14,10 +14,8 @@ from foveate.data.loader import BatchLoader
 from foveate.errors import BudgetError
 from foveate.planning.guard import MemoryGuard
 from foveate.planning.plan import size_text
+from foveate.scale import runtime
 from foveate.training.resume import Checkpoints
-
-# What TensorFlow, torch and JAX raise where the memory of an accelerator does not suffice.
-_OUT_OF_MEMORY = ("ResourceExhaustedError", "OutOfMemoryError", "XlaRuntimeError")
 
 
 class TooLargeError(Exception):
@@ -72,9 +70,7 @@ def device_memory_told() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        kinds = {kind.__name__ for kind in type(error).__mro__}
-        is_xla = "XlaRuntimeError" in kinds
-        if kinds.isdisjoint(_OUT_OF_MEMORY) or (is_xla and "RESOURCE_EXHAUSTED" not in str(error)):
+        if not runtime.lacks_device_memory(error):
             raise
         raise TooLargeError("the memory of the accelerator") from error
 
