@@ -6,22 +6,25 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
+from test_plan import USUAL, tried
 
 from foveate import machine
+from foveate.config.settings import RunConfig
 from foveate.data.listings import cache_folder
 from foveate.data.manifest import Manifest, read_manifest
-from foveate.errors import BudgetError, ConfigError, SampleError
+from foveate.errors import BudgetError, ConfigError, RunError, SampleError
 from foveate.planning import measure as measuring
 from foveate.planning.fingerprint import fingerprint
-from foveate.planning.measurement import Measurement
+from foveate.planning.measurement import Measurement, Try
 from foveate.planning.planner import hold_to_budget, make_plan, show
 from foveate.runs import Run
+from foveate.scale import runtime
 from foveate.training.prepare import prepare
 
 GIB = 1024**3
@@ -167,6 +170,65 @@ class TestMakePlan:
 def test_nothing_is_measured_unless_memory_is_stated(tiny_config: Callable[..., Any]) -> None:
     data = object()
     assert hold_to_budget(data, tiny_config(), Console(quiet=True)) == (data, None)
+
+
+def test_what_is_remembered_of_one_backend_is_not_taken_for_another(
+    digit_folders: Path, tiny_config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "running_backend", lambda: None)
+    asked = []
+
+    def try_out(manifest: Manifest, config: RunConfig, *_: Any) -> None:
+        asked.append(config.runtime.backend)
+        raise RunError("enough")
+
+    monkeypatch.setattr(measuring, "_try_out", try_out)
+    for backend in ("jax", "torch"):
+        monkeypatch.setenv("KERAS_BACKEND", backend)
+        with pytest.raises(RunError, match="enough"):
+            make_plan(digit_folders, tiny_config(budget__ram=str(8 * GIB)))
+    assert asked == ["jax", "torch"]
+
+
+def test_a_plan_keeps_to_its_processors(
+    digit_folders: Path, tiny_config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(count: int) -> None:
+        raise ConfigError(f"{count} are too many")
+
+    monkeypatch.setattr(machine, "limit_cpus", refuse)
+    with pytest.raises(ConfigError, match="64 are too many"):
+        make_plan(digit_folders, tiny_config(budget__cpus=64))
+
+
+def test_a_mistake_before_a_trial_begins_is_told_in_words(
+    digit_folders: Path, tiny_config: Callable[..., Any]
+) -> None:
+    config = tiny_config(budget__cpus=4096)
+    with pytest.raises(ConfigError, match=r"budget\.cpus"):
+        measuring.measure(read_manifest(digit_folders, config.data), config, 8 * GIB)
+
+
+def test_a_size_that_fails_leaves_the_smaller_ones_to_try(
+    digit_folders: Path, tiny_config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("FOVEATE_CACHE", str(tmp_path))
+    sizes, found_by_trying = [], ("tries", "others", "limit", "too_large")
+
+    def ask(folder: Path, config: RunConfig, size: int, **_: Any) -> tuple[dict[str, Any], Try]:
+        sizes.append(size)
+        if size > 4:
+            raise RunError("the accelerator has no room")
+        about = {key: one for key, one in asdict(USUAL).items() if key not in found_by_trying}
+        return {**about, "has_bfloat16": False}, tried(size)
+
+    monkeypatch.setattr(measuring, "_ask", ask)
+    config = tiny_config(data__batch_size="none", recipe__effective_batch_size=16)
+    found = measuring.measure(read_manifest(digit_folders, config.data), config, 64 * GIB)
+    assert sizes[:4] == [1, 16, 8, 4]  # what may be faster is tried afterwards
+    assert [one.batch_size for one in found.tries] == [1, 4]
+    assert found.too_large == 8
 
 
 class TestFingerprint:

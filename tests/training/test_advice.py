@@ -72,6 +72,18 @@ def test_tiny_images_and_a_model_that_sees_them_large(
     assert found.packing is None
 
 
+def test_the_model_is_as_precise_as_that_of_the_run(
+    short: None, digit_folders: Path, tiny_config: Callable[..., Any], monkeypatch: Any
+) -> None:
+    built = []
+    build = profiling.build_model
+    monkeypatch.setattr(
+        profiling, "build_model", lambda *about: built.append(build(*about)) or built[0]
+    )
+    profiling.profile(digit_folders, tiny_config(recipe__precision="mixed_bfloat16"))
+    assert {layer.dtype_policy.name for layer in built[0].layers} >= {"mixed_bfloat16"}
+
+
 def test_without_the_model(
     short: None, digit_folders: Path, tiny_config: Callable[..., Any]
 ) -> None:

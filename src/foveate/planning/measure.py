@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -41,13 +42,13 @@ import sys
 from pathlib import Path
 from foveate import machine
 from foveate.scale import runtime
-if int(sys.argv[3]):
-    machine.limit_cpus(int(sys.argv[3]))
-runtime.own_process()
-runtime.prepare(sys.argv[2])
 from foveate.errors import FoveateError
-from foveate.training.trial import try_out
 try:
+    if int(sys.argv[3]):
+        machine.limit_cpus(int(sys.argv[3]))
+    runtime.own_process()
+    runtime.prepare(sys.argv[2])
+    from foveate.training.trial import try_out
     try_out(Path(sys.argv[1]))
 except FoveateError as error:
     (Path(sys.argv[1]) / "mistake").write_text(f"{type(error).__name__} {error}")
@@ -124,7 +125,7 @@ def _key(manifest: Manifest, config: RunConfig, sizes: list[int]) -> str:
             continue
     about = [
         manifest.digest(), settings, sizes, versions, platform.machine(), platform.processor(),
-        machine.cpu_count(), machine.memory_bytes(),
+        machine.cpu_count(), machine.memory_bytes(), os.environ.get("CUDA_VISIBLE_DEVICES"),
         config.budget.ram is None,  # what steps do with their memory
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
@@ -154,9 +155,9 @@ def _try_out(
                 break
             try:
                 tries.append(_ask(folder, config, size, **usual)[1])
-            except RunError:  # what is known of the smaller ones holds
+            except RunError:  # of an accelerator's memory nothing is known before
                 too_large = size
-                break
+                sizes = [smaller for smaller in sizes if smaller < size]
         values = {**about, "tries": map(asdict, tries), "limit": limit, "too_large": too_large}
         found = Measurement.from_dict(values)
         return replace(found, others=_try_others(folder, config, found, bfloat16, end))

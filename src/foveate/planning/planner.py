@@ -30,7 +30,7 @@ _WIDE = 120  # characters of a terminal in which a number and its reason fit sid
 
 
 def make_plan(data: Any, config: RunConfig) -> tuple[Manifest, Plan]:
-    """Plan a run; nothing of it needs Keras in this process.
+    """Plan a run; nothing of it needs Keras in this process, which is kept to its processors.
 
     Args:
         data: A folder, a CSV or Parquet file, a dataframe, or a Manifest.
@@ -43,6 +43,7 @@ def make_plan(data: Any, config: RunConfig) -> tuple[Manifest, Plan]:
         BudgetError: Nothing fits, or the budget is more than there is.
         FoveateError: As `foveate.training.recipe.train`.
     """
+    keep_to_processors(config)
     ram = _ram(config)
     manifest = data if isinstance(data, Manifest) else read_manifest(data, config.data)
     found = fingerprint(manifest, config)
@@ -68,7 +69,8 @@ def _settle_backend(manifest: Manifest, config: RunConfig, found: Fingerprint, r
         on_it = config.model_copy(update={"runtime": stated})
         try:
             measured = measure_what_fits(manifest, on_it, limit, ram, 1 / len(backends))
-            plans.append(settle(on_it, found, measured, ram))
+            open_one = config.runtime.backend == "auto"  # which the ledger says
+            plans.append(settle(config if open_one else on_it, found, measured, ram))
         except (BudgetError, RunError) as error:
             problems[backend] = error
     if not plans:
@@ -77,9 +79,9 @@ def _settle_backend(manifest: Manifest, config: RunConfig, found: Fingerprint, r
 
 
 def _backends(config: RunConfig) -> Sequence[str]:
-    """List what may be computed on: what is stated, or all that is installed."""
+    """List what may be computed on: what is stated, what `auto` means here, or all there is."""
     if config.runtime.backend != "fastest":
-        return (config.runtime.backend,)
+        return (runtime.choose_backend(config.runtime.backend),)
     running = runtime.running_backend()
     return runtime.installed_backends() if running is None else (running,)
 

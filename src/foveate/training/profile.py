@@ -18,6 +18,7 @@ from foveate.data.profile import LoadTimes, repacked, sharp_side, time_loading
 from foveate.data.storage import Storage
 from foveate.errors import ConfigError
 from foveate.models.build import build_model
+from foveate.scale import runtime
 from foveate.training.fitting import compile_stage
 from foveate.training.prepare import Prepared, prepare
 from foveate.training.stages import plan_stages
@@ -168,7 +169,8 @@ def _model_speeds(prepared: Prepared, config: RunConfig) -> tuple[dict[str, floa
     Returns:
         Images a second on one batch, by stage, and the share of time that the fastest waits.
     """
-    model = build_model(config.model, prepared.model_inputs, prepared.task, config.seed)
+    with runtime.dtype_policy(config.recipe.precision):
+        model = build_model(config.model, prepared.model_inputs, prepared.task, config.seed)
     loader = prepared.loader("train", config)
     batch = loader.batch_at(0)
     speeds, waits = {}, {}
