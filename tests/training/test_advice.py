@@ -14,6 +14,7 @@ from rich.console import Console
 from foveate.data import parts
 from foveate.data import profile as loading
 from foveate.data.profile import LoadTimes
+from foveate.models.build import build_model
 from foveate.training import profile as profiling
 from foveate.training.advice import advise, show
 from foveate.training.profile import Packing, Profile
@@ -76,10 +77,12 @@ def test_the_model_is_as_precise_as_that_of_the_run(
     short: None, digit_folders: Path, tiny_config: Callable[..., Any], monkeypatch: Any
 ) -> None:
     built = []
-    build = profiling.build_model
-    monkeypatch.setattr(
-        profiling, "build_model", lambda *about: built.append(build(*about)) or built[0]
-    )
+
+    def build(*about: Any) -> Any:
+        built.append(build_model(*about))
+        return built[0]
+
+    monkeypatch.setattr("foveate.training.profile.build_model", build)
     profiling.profile(digit_folders, tiny_config(recipe__precision="mixed_bfloat16"))
     assert {layer.dtype_policy.name for layer in built[0].layers} >= {"mixed_bfloat16"}
 
