@@ -1,5 +1,6 @@
 """A cache on disk keeps what was used last, and its bound."""
 
+import os
 import resource
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -73,11 +74,28 @@ def test_what_killed_processes_left_is_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    orphan = tmp_path / "foveate-cache-4194304-left"  # above the highest process id of Linux
-    orphan.mkdir()
+    orphan = left_by_a_killed_process(ByteCache(SMALL))
     cache = ByteCache(SMALL)
     assert not orphan.exists()
     assert cache.folder.exists()
+
+
+def test_folders_of_other_machines_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of processes that are not found here, but may well run there."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr("socket.gethostname", lambda: "elsewhere")
+        theirs = left_by_a_killed_process(ByteCache(SMALL))
+    cache = ByteCache(SMALL)
+    assert theirs.exists()
+    assert cache.folder.exists()
+
+
+def left_by_a_killed_process(like: ByteCache) -> Path:
+    """A folder such as this cache has, but of a number above the highest that Linux gives."""
+    folder = like.folder.with_name(like.folder.name.replace(f"-{os.getpid()}-", "-4194304-"))
+    folder.mkdir()
+    return folder
 
 
 def test_a_file_that_cannot_be_opened_is_gone() -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import socket
 import tempfile
 import threading
+import uuid
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -41,7 +43,7 @@ class ByteCache:
         self._making: weakref.WeakValueDictionary[str, threading.Lock]
         self._making = weakref.WeakValueDictionary()
         _remove_orphans()
-        self.folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
+        self.folder = Path(tempfile.mkdtemp(prefix=f"{_prefix()}{os.getpid()}-"))
         weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
 
     def get(
@@ -122,7 +124,21 @@ def _contiguous(parts: Parts) -> Iterator[memoryview]:
 
 def _remove_orphans() -> None:
     """Remove what processes left that were killed before they could do so themselves."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
-        owner = folder.name.removeprefix(_PREFIX).partition("-")[0]
+    prefix = _prefix()
+    for folder in Path(tempfile.gettempdir()).glob(f"{prefix}*-*"):
+        owner = folder.name.removeprefix(prefix).partition("-")[0]
         if owner.isdigit() and not psutil.pid_exists(int(owner)):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _prefix() -> str:
+    """What names of folders begin with where process ids mean what they mean here.
+
+    Machines and containers may share a folder for temporary files, but not their processes.
+    """
+    try:
+        processes = Path("/proc/self/ns/pid").stat().st_ino
+    except OSError:  # no Linux
+        processes = 0
+    place = f"{socket.gethostname()} {uuid.getnode():x} {processes}"
+    return f"{_PREFIX}{hashlib.sha256(place.encode()).hexdigest()[:12]}-"
