@@ -220,6 +220,28 @@ def test_a_segmentation_run_speaks_of_pixels(tmp_path: Path) -> None:
     assert "images by mean IoU" in page.figures()
 
 
+def test_a_run_in_tiles_is_judged_at_the_size_of_its_images(tmp_path: Path) -> None:
+    run = begin(tmp_path / "run", mask=[f"masks/{row:03d}.png" for row in range(20)])
+    flags = {"data.tiles.size": "96,128", "data.image_size": "48,64"}
+    run.save_config(load_config(run.config_path, flags))
+    worst = [{"image": "photos/018.png", "tile_top": 96, "tile_left": 0, "mean_iou": 0.25}]
+    counts = [[9999, 1], [500, 500]]
+    add_evaluation(run, "segmentation", ["ground", "leaf"], counts, worst, mean_iou=0.7)
+    frame = pl.DataFrame({"image": ["a", "b"], "mean_iou": [0.25, 0.5]})
+    run.predictions_path("test").parent.mkdir(exist_ok=True)
+    frame.write_parquet(run.predictions_path("test"))
+    text = Page(write_report(run)).text
+    assert "on the test split over all pixels of 4 images, at the images' own size" in text
+    assert (
+        "all pixels of 4 images together, at the images' own size; the model sees overlapping "
+        "tiles of 96 × 128 px of them."
+    ) in text
+    assert "the size the model sees" not in text
+    assert "the model's image size" not in text
+    assert "the worst tiles are shown below" in text
+    assert "The tiles of the lowest mean IoU" in text
+
+
 def test_a_run_without_scores_says_how_to_get_them(tmp_path: Path) -> None:
     run = begin(tmp_path / "my run", ["cat", "dog"])
     add_epochs(run, ["scratch", "scratch"])

@@ -63,7 +63,7 @@ def _content(run: Run) -> dict[str, Any]:
         "best_split": next((split for split in _JUDGED_ON if split in data["splits"]), "test"),
         "training": _training(history, config.recipe.stopping.monitor),
         "plan": _plan(run, config, history),
-        "judgements": [_judgement(run, outcome) for outcome in outcomes],
+        "judgements": [_judgement(run, config, outcome) for outcome in outcomes],
         "most_named": figures.MOST_NAMED,
     }
 
@@ -152,7 +152,7 @@ def _plan(
     }
 
 
-def _judgement(run: Run, outcome: Mapping[str, Any]) -> dict[str, Any]:
+def _judgement(run: Run, config: RunConfig, outcome: Mapping[str, Any]) -> dict[str, Any]:
     """Say how good the model is on one split."""
     split, names = outcome["split"], outcome["class_names"]
     per_pixel = outcome["task"] == "segmentation"
@@ -165,6 +165,7 @@ def _judgement(run: Run, outcome: Mapping[str, Any]) -> dict[str, Any]:
         "overlay_colors": outcome.get("overlay_colors"),
         "num_unreadable": outcome.get("num_unreadable", 0),
         "per_pixel": per_pixel,
+        "tile_size": config.data.tiles.size if per_pixel else None,
         "primary": primary,
         "value": outcome["scores"].get(primary),
         "total": total,
