@@ -11,12 +11,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
-from studies import accounted, study_folder, trials, worker
+from optuna.trial import TrialState
+from studies import accounted, study_folder, trials, until, worker
 
+from foveate import cli
 from foveate.errors import RunError
+from foveate.search import search
+from foveate.search.queue import QueuedStudy, settled
 from foveate.search.study import open_storage
 
 
@@ -34,6 +40,13 @@ BINARIES = _binaries()
 @pytest.fixture(scope="module")
 def postgresql() -> Iterator[str]:
     """URL of a real server on loopback."""
+    with server() as url:
+        yield url
+
+
+@contextmanager
+def server() -> Iterator[str]:
+    """Have a real server while a block runs."""
     if BINARIES is None:
         pytest.skip("PostgreSQL is not installed")
     pytest.importorskip("psycopg")
@@ -94,6 +107,62 @@ def test_who_joins_by_url_finds_the_study(postgresql: str, tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr
     assert accounted(folder) == [0, 1, 2]
     assert "trial 2: timed out" in done.stdout
+
+
+def test_who_joined_is_told_that_the_server_is_gone(tmp_path: Path) -> None:
+    with server() as url:
+        folder = study_folder(tmp_path / "left", search__trials="200", search__storage=url)
+        joined = subprocess.Popen(
+            [sys.executable, "-m", "foveate", "search", "--join", str(folder.path)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        until(lambda: accounted(folder))
+    _, told = joined.communicate(timeout=60)
+    assert joined.returncode == 2, told
+    assert "must stay reachable" in told
+    assert f"foveate search --join {folder.path}" in told
+    assert "Traceback" not in told
+
+
+@pytest.mark.parametrize(
+    ("verb", "broken"),
+    [("--resume", "reclaim_lost"), ("--resume", "queue_more"), ("--join", "Worker")],
+)
+def test_a_database_that_breaks_is_told(
+    verb: str,
+    broken: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = study_folder(tmp_path / "study", search__trials="1")
+    then = getattr(search, broken)
+
+    def broken_before(*arguments: Any) -> Any:
+        (folder.path / "study.db").write_bytes(b"no database any more" * 1000)
+        return then(*arguments)
+
+    monkeypatch.setattr(search, broken, broken_before)
+    assert cli.run(["search", verb, str(folder.path)]) == 2
+    told = capsys.readouterr().err
+    assert "must stay reachable" in told
+    assert f"To go on: foveate search {verb} {folder.path}" in told
+
+
+def test_the_heart_beats_on_after_a_while_without_database(tmp_path: Path) -> None:
+    folder = study_folder(tmp_path / "study")
+    storage = open_storage(folder.storage_url())
+    study = QueuedStudy(folder.name, storage)
+    with settled():
+        number = study._pop_waiting_trial_id()
+    path, away = folder.path / "study.db", folder.path / "away.db"
+    path.rename(away)
+    storage.record_heartbeat(number)  # a new, empty database is in its place
+    away.replace(path)
+    storage.record_heartbeat(number)
+    assert [one.state for one in trials(folder)].count(TrialState.RUNNING) == 1
 
 
 def test_a_url_may_name_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Sequence
 from typing import Self
@@ -45,12 +46,15 @@ class Narrator:
     def __exit__(self, *_: object) -> None:
         self._stopping.set()
         self._thread.join()
-        self._tell()
-        self._status.stop()
+        try:
+            self._tell()
+        finally:
+            self._status.stop()
 
     def _watch(self) -> None:
         while not self._stopping.wait(_EVERY):
-            self._tell()
+            with contextlib.suppress(optuna.exceptions.StorageInternalError):  # workers raise it
+                self._tell()
 
     def _tell(self) -> None:
         trials = self._study.get_trials(deepcopy=False)

@@ -25,7 +25,7 @@ from foveate.search.narrator import Narrator, show_space
 from foveate.search.process import Child
 from foveate.search.queue import queue_more, reclaim_lost
 from foveate.search.space import Space
-from foveate.search.study import StudyFolder, create_study, open_storage, shown
+from foveate.search.study import StudyFolder, create_study, open_storage, reason_of, shown
 from foveate.search.trial import with_share
 from foveate.search.usual import usual_space
 from foveate.search.worker import Worker
@@ -60,7 +60,7 @@ def search(
     began, console = time.time(), console or Console(quiet=True)
     config = config or RunConfig()
     folder, facts, space = prepare(data, config, out, console)
-    with _leaving_nothing_half_done(folder):
+    with _leaving_nothing_half_done(folder), _needing_database("foveate search DATA, anew"):
         create_study(folder, config, facts, space)
     show_space(space, console)
     return _carry_out(folder, console, began, 0.0)
@@ -125,11 +125,12 @@ def resume(
                 f"--{key}."
             )
     config = with_settings(folder.config(), changes or {})
-    study = folder.load()
-    folder.save_config(config)
-    reclaim_lost(study)
-    queue_more(study, config.search)
-    spent = 0.0 if "search.budget.time" in (changes or {}) else _spent(study)
+    with _needing_database(_command(folder)):
+        study = folder.load()
+        folder.save_config(config)
+        reclaim_lost(study)
+        queue_more(study, config.search)
+        spent = 0.0 if "search.budget.time" in (changes or {}) else _spent(study)
     return _carry_out(folder, console or Console(quiet=True), began, spent)
 
 
@@ -141,13 +142,14 @@ def join(where: str, console: Console) -> None:
         console: Where progress is shown.
 
     Raises:
-        RunError: There is no study that goes on.
+        RunError: There is no study that goes on, or its database cannot be reached any more.
         KeyboardInterrupt: After Ctrl-C; the trial is queued again.
     """
-    folder = StudyFolder(Path(where)) if "://" not in where else _folder_of(where)
     number = uuid.uuid4().int % 2**31 + 1  # draws other random numbers than the others
-    with Narrator(folder, console):
-        Worker(folder, number).work()
+    with _needing_database(f"foveate search --join {shlex.quote(shown(where))}"):
+        folder = StudyFolder(Path(where)) if "://" not in where else _folder_of(where)
+        with Narrator(folder, console):
+            Worker(folder, number).work()
 
 
 def _folder_of(url: str) -> StudyFolder:
@@ -178,25 +180,40 @@ def _folder_of(url: str) -> StudyFolder:
 
 def _carry_out(folder: StudyFolder, console: Console, began: float, spent: float) -> StudyFolder:
     """Work on the trials with as many workers as are wanted, then say what was found."""
-    config, study = folder.config(), folder.load()
-    seconds = config.search.budget.time
-    study.set_user_attr("deadline", None if seconds is None else began + seconds - spent)
-    study.set_user_attr("began", began - spent)
+    with _needing_database(_command(folder)):
+        config, study = folder.config(), folder.load()
+        seconds = config.search.budget.time
+        study.set_user_attr("deadline", None if seconds is None else began + seconds - spent)
+        study.set_user_attr("began", began - spent)
+        try:
+            with Narrator(folder, console), _others(folder, config.search.workers - 1):
+                Worker(folder).work()
+        except KeyboardInterrupt:
+            text = f"Interrupted; to go on: {_command(folder)}"
+            console.print(text, highlight=False, soft_wrap=True)
+            raise
+        conclude(folder, console)
+    return folder
+
+
+def _command(folder: StudyFolder) -> str:
+    return f"foveate search --resume {shlex.quote(str(folder.path))}"
+
+
+@contextmanager
+def _needing_database(command: str) -> Iterator[None]:
+    """Say which command goes on when the database goes away while a block runs.
+
+    Raises:
+        RunError: It did.
+    """
     try:
-        with Narrator(folder, console), _others(folder, config.search.workers - 1):
-            Worker(folder).work()
-    except KeyboardInterrupt:
-        again = f"foveate search --resume {shlex.quote(str(folder.path))}"
-        console.print(f"Interrupted; to go on: {again}", highlight=False, soft_wrap=True)
-        raise
+        yield
     except optuna.exceptions.StorageInternalError as error:
         raise RunError(
-            f"The database of the search must stay reachable and have room, but got: "
-            f"{error.__cause__ or error}. To go on: foveate search --resume "
-            f"{shlex.quote(str(folder.path))}"
+            "The database of the search must stay reachable and have room, but got: "
+            f"{reason_of(error.__cause__ or error)}. To go on: {command}"
         ) from None
-    conclude(folder, console)
-    return folder
 
 
 def _spent(study: optuna.Study) -> float:

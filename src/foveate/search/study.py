@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from dataclasses import asdict, dataclass
@@ -107,6 +108,18 @@ class StudyFolder:
             ) from None
 
 
+class _Storage(optuna.storages.RDBStorage):
+    """A database in which a trial's heart goes on to beat after a while without connection.
+
+    A thread of Optuna beats: an error would end it with a traceback. Who works on the trial learns
+    of a database that stays away when it uses it itself.
+    """
+
+    def record_heartbeat(self, trial_id: int) -> None:
+        with contextlib.suppress(optuna.exceptions.StorageInternalError):
+            super().record_heartbeat(trial_id)
+
+
 def open_storage(url: str) -> optuna.storages.RDBStorage:
     """Connect to a database that workers share.
 
@@ -127,7 +140,7 @@ def open_storage(url: str) -> optuna.storages.RDBStorage:
         options["connect_args"] = {"timeout": _LOCK_SECONDS}
     with settled():
         try:
-            storage = optuna.storages.RDBStorage(
+            storage = _Storage(
                 full_url,
                 engine_kwargs=options,
                 heartbeat_interval=HEARTBEAT,
@@ -140,14 +153,18 @@ def open_storage(url: str) -> optuna.storages.RDBStorage:
                 f'{error.__cause__ or error}. For PostgreSQL: pip install "psycopg[binary]"'
             ) from None
         except Exception as error:
-            reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
             raise RunError(
                 "search.storage must be a database that can be reached, but got "
-                f"{shown(url)!r}: {reason}"
+                f"{shown(url)!r}: {reason_of(error)}"
             ) from None
     if url.startswith("sqlite"):
         _lock_before_reading(storage.engine)
     return storage
+
+
+def reason_of(error: BaseException) -> str:
+    """Say in a line why a database cannot be used: what its driver says, without the statement."""
+    return str(getattr(error, "orig", None) or error).strip().splitlines()[0]
 
 
 def _lock_before_reading(engine: Engine) -> None:
