@@ -10,7 +10,7 @@ from foveate.config.files import to_toml, with_settings
 from foveate.config.recipe import StoppingConfig
 from foveate.config.settings import RunConfig
 from foveate.disk import write_atomically
-from foveate.errors import RunError
+from foveate.errors import FoveateError, RunError
 from foveate.report.report import write_report
 from foveate.runs import Run
 from foveate.search.best import best_config
@@ -71,7 +71,14 @@ def _retrain(folder: StudyFolder, config: RunConfig) -> str:
         Run(place).discard()  # other settings were the best then
     place.mkdir(exist_ok=True)
     write_atomically(before, text)
-    found = Child("retrain", place).wait()
+    child = Child("retrain", place)
+    try:
+        found = child.wait()
+    except (FoveateError, RuntimeError, OSError) as error:
+        return (  # the trials have their answer all the same
+            "The best settings could not be trained on train and validation together; see "
+            f"{child.log_path}. The reason: {error}"
+        )
     where = f"its run is {place / 'run'}"
     if "scores" not in found:
         return f"The best settings were trained on all samples; there is no test split; {where}."

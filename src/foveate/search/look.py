@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foveate.config.settings import RunConfig
+from foveate.errors import FoveateError, RunError
 from foveate.search.process import Child
 
 if TYPE_CHECKING:
@@ -89,9 +90,16 @@ def look(folder: Path) -> Facts:
 
     Raises:
         FoveateError: As for a run with these settings.
-        RuntimeError: The process was killed.
+        RunError: The process was killed, or has failed otherwise.
     """
     try:
         return Facts.from_dict(Child("look", folder).wait())
+    except FoveateError:
+        raise
+    except RuntimeError as error:
+        raise RunError(
+            "A search looks at data and model in a process of its own before its first trial, "
+            f"which must come to its end, but got: {error}."
+        ) from None
     finally:
         (folder / "outcome.json").unlink(missing_ok=True)
