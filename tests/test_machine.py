@@ -116,6 +116,35 @@ def test_limited_processes_and_threads_stay_where_they_are_put() -> None:
     assert done.stdout.strip() == "[1, 1, 1]"
 
 
+@pytest.mark.parametrize(
+    ("count", "part", "expected"),
+    [
+        (4, 0, [1, 2, 3, 4]),
+        (4, 1, [5, 6, 7, 8]),
+        (4, 2, [1, 2, 3, 4]),
+        (3, 1, [4, 5, 6]),
+        (3, 2, [1, 2, 3]),  # two are left, which are no part
+        (8, 2**31, [1, 2, 3, 4, 5, 6, 7, 8]),
+        (1, 7, [8]),
+    ],
+)
+def test_parts_of_the_processors(
+    count: int, part: int, expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allowed = [8, 7, 6, 5, 4, 3, 2, 1]
+
+    def cpu_affinity(process: psutil.Process, processors: list[int] | None = None) -> list[int]:
+        allowed[:] = processors or allowed
+        return list(allowed)
+
+    monkeypatch.setattr(psutil.Process, "cpu_affinity", cpu_affinity)
+    monkeypatch.setattr(machine, "_cgroup_folders", lambda *_: [])
+    machine.limit_cpus(count, part)
+    assert allowed == expected
+    machine.limit_cpus(count, part)  # as a process does that was started by one in its part
+    assert allowed == expected
+
+
 def test_more_processors_than_there_are() -> None:
     before = os.sched_getaffinity(0)
     with pytest.raises(ConfigError, match=r"budget\.cpus must be from 1 to .* got 100000"):

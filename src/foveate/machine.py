@@ -48,7 +48,7 @@ def cpu_count(root: Path = Path("/")) -> int:
     return max(math.ceil(min(counts)), 1)
 
 
-def limit_cpus(count: int) -> None:
+def limit_cpus(count: int, part: int = 0) -> None:
     """Keep this process, and the threads and processes it starts from now on, to few processors.
 
     Call it before Keras is imported: threads that run already stay where they are, and libraries
@@ -56,6 +56,7 @@ def limit_cpus(count: int) -> None:
 
     Args:
         count: Number of processors.
+        part: Which of the parts of so many, from 0; beyond the last one, counted from 0 again.
 
     Raises:
         ConfigError: There are fewer, or this system cannot do it.
@@ -67,7 +68,9 @@ def limit_cpus(count: int) -> None:
             f"use, but got {count}."
         )
     if hasattr(psutil.Process, "cpu_affinity"):
-        psutil.Process().cpu_affinity(_processors()[:count])
+        processors = _processors()
+        first = part % (len(processors) // count) * count
+        psutil.Process().cpu_affinity(processors[first : first + count])
     elif count < available:
         raise ConfigError(
             f"budget.cpus needs a system that can keep a process to some of its processors, "

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import psutil
 import pytest
 from studies import until
 
+from foveate import machine
 from foveate.config.files import to_toml
 from foveate.data.manifest import read_manifest
 from foveate.errors import ConfigError
@@ -62,6 +64,18 @@ def test_a_killed_process_hurts_no_other(nursery: Nursery, folder: Path) -> None
         killed.outcome()
     with pytest.raises(ConfigError, match=r"config\.toml"):
         Child("look", folder / "nowhere", nursery).wait()
+
+
+@pytest.mark.skipif(machine.cpu_count() < 2, reason="one processor has no parts")
+def test_what_it_starts_keeps_to_its_part_of_the_processors(tmp_path: Path) -> None:
+    (tmp_path / "log.txt").touch()
+    found = []
+    for part in range(2):
+        with closing(Nursery("jax", 1, tmp_path / "nursery.txt", part)) as nursery:
+            child = nursery.start("look", tmp_path, tmp_path / "log.txt")
+            found += child.cpu_affinity()
+            nursery.code()
+    assert found == sorted(os.sched_getaffinity(0))[:2]
 
 
 def test_killed_itself_it_is_started_again(nursery: Nursery, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import time
@@ -23,7 +24,9 @@ from studies import (
     worker,
 )
 
+from foveate import machine
 from foveate.config.files import load_config
+from foveate.data.manifest import read_manifest
 from foveate.errors import BudgetError, ConfigError, RunError
 from foveate.search.queue import (
     QueuedStudy,
@@ -219,6 +222,36 @@ class TestKilled:
         assert accounted(folder) == list(range(8))
         pids = {one.user_attrs["worker"]["pid"] for one in trials(folder)}
         assert pids == {process.pid for process in workers}
+
+    @pytest.mark.skipif(machine.cpu_count() < 2, reason="one processor has no parts")
+    def test_trials_of_two_workers_keep_to_different_processors(
+        self, tmp_path: Path, digit_folders: Path
+    ) -> None:
+        folder = study_folder(
+            tmp_path / "study",
+            search__workers="2",
+            search__budget__trial_time="600s",
+            model__backbone="simple_cnn",
+            data__image_size="16",
+            recipe__epochs="1000",
+        )
+        read_manifest(digit_folders, folder.config().data).save(folder.manifest_path)
+        workers = [worker(folder, number) for number in range(2)]
+        share = machine.cpu_count() // 2
+        found: list[set[int]] = []
+
+        def are_settled() -> bool:
+            children = [psutil.Process(one.pid).children() for one in workers]
+            found[:] = [set(one.cpu_affinity()) for one in itertools.chain(*children)]
+            return [len(processors) for processors in found] == [share, share]
+
+        try:
+            until(are_settled)
+        finally:
+            for process in workers:
+                process.kill()
+                process.wait()
+        assert found[0].isdisjoint(found[1])
 
     def test_a_trial_is_taken_by_one_worker_alone(self, tmp_path: Path) -> None:
         folder = study_folder(tmp_path / "study", search__trials="40")

@@ -1,9 +1,10 @@
 """What the processes of a search do: look at the data, train and judge a run, or take trials.
 
-``python -m foveate.search.child PARENT look STUDY``, ``… train STUDY/trials/TRIAL/RUN``,
-``… retrain STUDY/retrained`` and ``… work STUDY/workers/NUMBER``; `foveate.search.process` starts
-them. PARENT is the number of the process with which they end. The outcome, or the reason why there
-is none, goes to ``outcome.json`` in the folder.
+``python -m foveate.search.child PARENT look STUDY PART``, ``… train STUDY/trials/TRIAL/RUN PART``,
+``… retrain STUDY/retrained PART`` and ``… work STUDY/workers/NUMBER PART``;
+`foveate.search.process` starts them. PARENT is the number of the process with which they end, PART
+says which part of the processors they keep to. The outcome, or the reason why there is none, goes
+to ``outcome.json`` in the folder.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import polars as pl
 import psutil
 from rich.console import Console
 
+from foveate import machine
 from foveate.config.files import load_config
 from foveate.config.settings import RunConfig
 from foveate.data.manifest import Manifest
@@ -33,13 +35,14 @@ from foveate.search.process import end_with_parent
 _INTERRUPTED = 130
 
 
-def main(parent: int, verb: str, folder: Path) -> int:
+def main(parent: int, verb: str, folder: Path, part: int) -> int:
     """Do the work and write its outcome.
 
     Args:
         parent: Number of the process that started this one, which ends with it.
         verb: ``look``, ``train``, ``retrain`` or ``work``.
         folder: Where the outcome goes.
+        part: Which part of the processors it keeps to, where the settings say how many.
 
     Returns:
         The exit code.
@@ -47,7 +50,7 @@ def main(parent: int, verb: str, folder: Path) -> int:
     end_with_parent(parent)
     work = {"look": _look, "train": _train, "retrain": _retrain, "work": _work}[verb]
     try:
-        outcome = work(folder)
+        outcome = work(folder, part)
     except FoveateError as error:
         # What somebody else's code has raised is no contradiction of settings.
         kind = RunError if error.__cause__ is not None else type(error)
@@ -60,8 +63,9 @@ def main(parent: int, verb: str, folder: Path) -> int:
     return 0
 
 
-def _work(folder: Path) -> dict[str, Any]:
-    """Be one of several workers of a study."""
+def _work(folder: Path, part: int) -> dict[str, Any]:
+    """Be one of several workers of a study; what it starts keeps to a part of the processors."""
+    del part
     from foveate.search.study import StudyFolder
     from foveate.search.worker import Worker
 
@@ -69,19 +73,18 @@ def _work(folder: Path) -> dict[str, Any]:
     return {}
 
 
-def _settings(folder: Path) -> RunConfig:
-    """Read the settings, and make their backend ready."""
-    from foveate.planning import planner
-
+def _settings(folder: Path, part: int) -> RunConfig:
+    """Read the settings, keep to the processors that they allow, and make the backend ready."""
     config = load_config(folder / "config.toml")
-    planner.keep_to_processors(config)
+    if config.budget.cpus is not None:
+        machine.limit_cpus(config.budget.cpus, part)
     runtime.prepare(config.runtime.backend)
     return config
 
 
-def _look(folder: Path) -> dict[str, Any]:
+def _look(folder: Path, part: int) -> dict[str, Any]:
     """Give the samples their splits, for all trials the same; say what a run would be like."""
-    config = _settings(folder)
+    config = _settings(folder, part)
     from foveate.models.backbones import get_backbone
     from foveate.training.prepare import prepare
 
@@ -94,20 +97,20 @@ def _look(folder: Path) -> dict[str, Any]:
     return asdict(facts_of(prepared, config))
 
 
-def _train(folder: Path) -> dict[str, Any] | None:
+def _train(folder: Path, part: int) -> dict[str, Any] | None:
     """Train and judge on the validation split."""
     study, of_its_own = folder.parents[2], folder / "manifest.parquet"
     found = of_its_own if of_its_own.exists() else study / "manifest.parquet"
-    run = _trained(folder, Manifest.load(found))
+    run = _trained(folder, Manifest.load(found), part)
     return None if run is None else _judged(run, "validation")
 
 
-def _retrain(folder: Path) -> dict[str, Any] | None:
+def _retrain(folder: Path, part: int) -> dict[str, Any] | None:
     """Train on train and validation together, and judge on the test split, if there is one."""
     manifest = Manifest.load(folder.parent / "manifest.parquet")
     split = manifest.table["split"].cast(pl.String)
     manifest = manifest.with_splits((split == "test").cast(pl.Int64).to_numpy() * 2)
-    run = _trained(folder, manifest)
+    run = _trained(folder, manifest, part)
     if run is None:
         return None
     outcome = _judged(run, "test") if (split == "test").any() else {}
@@ -117,13 +120,13 @@ def _retrain(folder: Path) -> dict[str, Any] | None:
     return outcome
 
 
-def _trained(folder: Path, manifest: Manifest) -> Run | None:
+def _trained(folder: Path, manifest: Manifest, part: int) -> Run | None:
     """Train, or go on where an earlier process was stopped; None where this one was."""
     from foveate.planning import planner
     from foveate.training.clock import Clock
 
     clock, console = Clock.of_process(), Console(width=100)
-    config, run = _settings(folder), Run(folder / "run")
+    config, run = _settings(folder, part), Run(folder / "run")
     _take_over(run)
     if _can_go_on(run):
         from foveate.training.recipe import resume
@@ -176,4 +179,4 @@ def _take_over(run: Run) -> None:
 
 if __name__ == "__main__":
     runtime.own_process()
-    sys.exit(main(int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])))
+    sys.exit(main(int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])))

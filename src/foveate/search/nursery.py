@@ -4,7 +4,7 @@ To import TensorFlow takes seconds, of a trial on stored features nearly half. N
 computed in it, and no accelerator was asked, so that what is forked is as good as new. A trial
 still is a process of its own: it can crash, or be killed, and hurts no other.
 
-``python -m foveate.search.nursery BACKEND CPUS FD`` gets requests through a connection, and
+``python -m foveate.search.nursery BACKEND CPUS PART FD`` gets requests through a connection, and
 answers each with the number of the process, then with its exit code. It ends when nobody is at the
 other side any more.
 """
@@ -44,10 +44,11 @@ class Nursery:
         backend: Of Keras; all processes compute on it.
         cpus: Processors that they may use; None for all.
         log_path: Gets what it prints itself.
+        part: Which part of the processors, as `foveate.machine.limit_cpus` counts them.
     """
 
-    def __init__(self, backend: str, cpus: int | None, log_path: Path) -> None:
-        self._arguments = [backend, str(cpus or 0)]
+    def __init__(self, backend: str, cpus: int | None, log_path: Path, part: int = 0) -> None:
+        self._arguments = [backend, str(cpus or 0), str(part)]
         self._log_path = log_path
         self._server: _Server | None = None
         self._owes_code = False
@@ -125,12 +126,13 @@ class _Server(NamedTuple):
     connection: Connection
 
 
-def serve(backend: str, cpus: int, connection: Connection) -> list[str] | None:
+def serve(backend: str, cpus: int, part: int, connection: Connection) -> list[str] | None:
     """Fork a process for each request.
 
     Args:
         backend: Of Keras.
         cpus: As many may be used; 0 for all.
+        part: Which part of the processors.
         connection: Where the requests come from.
 
     Returns:
@@ -138,7 +140,7 @@ def serve(backend: str, cpus: int, connection: Connection) -> list[str] | None:
         end.
     """
     if cpus:
-        machine.limit_cpus(cpus)
+        machine.limit_cpus(cpus, part)
     runtime.load(backend)
     for module in _NEEDED:
         importlib.import_module(module)
@@ -151,7 +153,7 @@ def serve(backend: str, cpus: int, connection: Connection) -> list[str] | None:
             if forked == 0:
                 connection.close()
                 _settle_in(Path(log_path))
-                return [nursery, verb, folder]
+                return [nursery, verb, folder, str(part)]
             connection.send(forked)
             connection.send(_code_of(forked, connection))
     return None
@@ -184,7 +186,8 @@ def _code_of(process: int, connection: Connection) -> int:
 
 if __name__ == "__main__":
     runtime.own_process()
-    task = serve(sys.argv[1], int(sys.argv[2]), Connection(int(sys.argv[3])))
+    connection = Connection(int(sys.argv[4]))
+    task = serve(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), connection)
     if task is not None:
         sys.argv[1:] = task
         runpy.run_module("foveate.search.child", run_name="__main__", alter_sys=True)

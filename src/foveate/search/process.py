@@ -29,12 +29,16 @@ class Child:
         verb: What `foveate.search.child` is to do.
         folder: Gets ``log.txt``, with what it prints, and ``outcome.json``, with what it finds.
         nursery: Starts it; without one, Python is started anew.
+        part: Which part of the processors it keeps to, where the settings say how many; what a
+            nursery starts keeps to the nursery's.
 
     Raises:
         RuntimeError: The nursery cannot start it.
     """
 
-    def __init__(self, verb: str, folder: Path, nursery: Nursery | None = None) -> None:
+    def __init__(
+        self, verb: str, folder: Path, nursery: Nursery | None = None, part: int = 0
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._nursery = folder, nursery
         self._outcome_path.unlink(missing_ok=True)
@@ -42,7 +46,7 @@ class Child:
             if nursery is not None:
                 self._process = nursery.start(verb, folder, self.log_path)
             else:
-                arguments = [str(os.getpid()), verb, str(folder)]
+                arguments = [str(os.getpid()), verb, str(folder), str(part)]
                 self._process = psutil.Popen(
                     [sys.executable, "-m", "foveate.search.child", *arguments],
                     stdin=subprocess.DEVNULL,

@@ -44,6 +44,7 @@ class TrialRuns:
         facts: What data and model are like.
         limits: What ends a run.
         nursery: Starts the runs; without one, each starts Python anew.
+        part: Which part of the processors they keep to: that of their worker.
     """
 
     def __init__(
@@ -54,10 +55,11 @@ class TrialRuns:
         facts: Facts,
         limits: Limits,
         nursery: Nursery | None = None,
+        part: int = 0,
     ) -> None:
         self._trial, self._config, self._folder = trial, config, folder
         self._facts, self._limits = facts, limits
-        self._nursery = nursery
+        self._nursery, self._part = nursery, part
         self._objective = str(trial.study.user_attrs["objective"])
 
     def value(self) -> float:
@@ -117,7 +119,7 @@ class TrialRuns:
         config = config.model_copy(update={"search": SearchConfig()})
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / "config.toml", to_toml(config))
-        child = Child("train", folder, self._nursery)
+        child = Child("train", folder, self._nursery, self._part)
         try:
             while child.is_running(_LOOK_EVERY):
                 self._limits.require_within(child)

@@ -55,7 +55,8 @@ class Worker:
 
     Args:
         folder: The study's.
-        number: 0 for the one that started the study; others draw other random numbers.
+        number: 0 for the one that started the study; others draw other random numbers, and their
+            trials keep to other processors as far as there are some.
     """
 
     def __init__(self, folder: StudyFolder, number: int = 0) -> None:
@@ -74,6 +75,7 @@ class Worker:
             self._config.runtime.backend,
             with_share(self._config).budget.cpus,
             folder.path / "log.txt",
+            number,
         )
 
     def work(self) -> None:
@@ -206,7 +208,7 @@ class Worker:
             self._stopping,
         )
         nursery = self._nursery if self._is_nursery_worth_it(study) else None
-        return TrialRuns(trial, config, folder, self._facts, limits, nursery)
+        return TrialRuns(trial, config, folder, self._facts, limits, nursery, part=self._number)
 
     def _is_nursery_worth_it(self, study: optuna.Study) -> bool:
         """Whether trials go on to their ends, on one backend, and no memory is to be saved."""
