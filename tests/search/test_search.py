@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 import pytest
 from rich.console import Console
-from studies import FACTS
+from studies import FACTS, accounted, running, study_folder, until
 
 from foveate import cli
 from foveate.config.files import load_config
@@ -18,8 +18,9 @@ from foveate.data.manifest import Manifest
 from foveate.errors import ConfigError, RunError
 from foveate.runs import Run
 from foveate.search.outcome import StudyRecord, read_study
+from foveate.search.process import Child
 from foveate.search.proxy import save_share
-from foveate.search.search import resume, search
+from foveate.search.search import _others, resume, search
 from foveate.search.study import StudyFolder
 
 Config = Callable[..., Any]
@@ -145,6 +146,30 @@ class TestResume:
     def test_a_folder_without_a_study_is_told(self, tmp_path: Path) -> None:
         with pytest.raises(RunError, match=r"config\.toml"):
             resume(tmp_path)
+
+
+def test_other_workers_are_asked_once_to_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Child] = []
+    ask = Child.ask_to_end
+
+    def ask_to_end(child: Child) -> None:
+        asked.append(child)
+        ask(child)
+
+    monkeypatch.setattr(Child, "ask_to_end", ask_to_end)
+    folder = study_folder(tmp_path / "study", search__trials="500")
+
+    def interrupt() -> None:
+        with _others(folder, 1):
+            until(lambda: accounted(folder))  # it works
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupt()
+    assert len(asked) == 1  # a second time would end it before its trial is queued again
+    assert not running(folder)
 
 
 class TestRefused:

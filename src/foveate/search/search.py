@@ -31,6 +31,7 @@ from foveate.search.usual import usual_space
 from foveate.search.worker import Worker
 
 _ON_RESUME = ("search.trials", "search.workers", "search.budget.", "search.retrain")
+_PATIENCE = 90.0  # seconds that a worker has to stop its trial, which has 60 itself
 
 
 def search(
@@ -236,8 +237,8 @@ def _others(folder: StudyFolder, count: int) -> Iterator[None]:
     except KeyboardInterrupt:
         for worker in workers:
             worker.ask_to_end()
-        for worker in workers:
-            worker.stop()
+        for worker in workers:  # a second signal would end it at once, and so its trial
+            worker.is_running(_PATIENCE)
         raise
     finally:
         for worker in workers:
