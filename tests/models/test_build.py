@@ -19,7 +19,7 @@ from sklearn.datasets import load_digits
 
 from foveate.config.settings import ModelConfig
 from foveate.errors import ConfigError
-from foveate.models.build import ModelInputs, build_model, set_trainable
+from foveate.models.build import ModelInputs, build_model, set_trainable, split_model
 from foveate.models.fusion import (
     HIDDEN_SHARE,
     CategoryEmbeddings,
@@ -279,3 +279,16 @@ def test_loads_where_only_the_package_is_imported(tmp_path: Path) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
     )
     assert done.stdout.strip() == "foveate"
+
+
+def test_the_head_on_features_has_its_loss_scaled_as_the_model_has() -> None:
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        model = build_model(small(), ModelInputs(SIZE, None), TASKS["classification"], 0)
+    finally:
+        keras.config.set_dtype_policy(before)
+    _, head = split_model(model)
+    for one in (model, head):
+        one.compile("sgd", "mse")
+        assert isinstance(one.optimizer, keras.optimizers.LossScaleOptimizer)

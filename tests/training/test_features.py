@@ -313,6 +313,31 @@ def test_the_best_epoch_is_kept_though_it_is_not_the_last(
     loader.close()
 
 
+def test_training_scores_on_plain_features_do_not_choose_the_model(
+    pretrained: Config, digit_folders: Path, tmp_path: Path, cache: Path
+) -> None:
+    """Where nothing validates, what is fine-tuned on blended images has the higher loss."""
+    config = pretrained(
+        recipe__frozen_views=1,
+        recipe__fine_tune_epochs=2,
+        recipe__learning_rate=0.01,
+        augment__mix__mixup=1.0,
+        data__splits__validation=0,
+    )
+    run = train(digit_folders, config, tmp_path / "run")
+    losses: dict[str, list[float]] = {"frozen": [], "fine_tune": []}
+    for epoch in run.history():
+        losses[epoch["stage"]].append(epoch["loss"])
+    assert min(losses["frozen"]) < min(losses["fine_tune"]), "else this tells nothing"
+    alone = config.model_copy(
+        update={"recipe": config.recipe.model_copy(update={"fine_tune_epochs": 0})}
+    )
+    frozen = train(digit_folders, alone, tmp_path / "frozen")
+    kernels = [one.shape for one in weights(run)]
+    first = next(index for index, shape in enumerate(kernels) if len(shape) == 4)
+    assert (weights(run)[first] != weights(frozen)[first]).any()
+
+
 def test_unreadable_files_are_left_out_and_listed(
     pretrained: Config, digit_folders: Path, tmp_path: Path, cache: Path
 ) -> None:

@@ -193,6 +193,11 @@ def test_without_validation_the_training_loss_chooses(
         ({"model__backbone": "resnet5"}, ConfigError, "Did you mean 'resnet50'"),
         ({"task": "segmentation"}, ConfigError, "needs masks"),
         ({"recipe__loss": "dice"}, ConfigError, "for masks"),
+        (
+            {"loader__sampling": "balanced", "recipe__loss__class_weights": "balanced"},
+            ConfigError,
+            "Choose one",
+        ),
     ],
 )
 def test_contradictions_leave_no_folder(

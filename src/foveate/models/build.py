@@ -118,7 +118,9 @@ def split_model(model: keras.Model) -> tuple[keras.Model, keras.Model]:
         tensor.name = name  # that Keras asks for
     others = {name: tensor for name, tensor in model.input.items() if name != "images"}
     trunk = keras.Model(model.input["images"], features, name="trunk")
-    return trunk, keras.Model(features | others, model.output, name="head")
+    head = keras.Model(features | others, model.output, name="head")
+    head.dtype_policy = model.dtype_policy  # by which Keras decides to scale the loss
+    return trunk, head
 
 
 def _frontier(features: Sequence[Any]) -> list[Any]:

@@ -197,7 +197,7 @@ def _train(
     ):
         path = Path(folder) / "best.npz"
         best = BestEpoch(stopping, path)
-        best.watch(model, is_full_size=True)
+        best.watch(model, compares=True)
         train.resume_at(parts[0][2].start * len(train))
         for stage, whole, trained in parts:
             best.start_stage()

@@ -57,15 +57,15 @@ class BestEpoch(keras.callbacks.Callback):
         self._waited = 0
         self._held: dict[int, NDArray[Any]] = {}
 
-    def watch(self, model: keras.Model, is_full_size: bool) -> None:
+    def watch(self, model: keras.Model, compares: bool) -> None:
         """Say what is trained.
 
         Args:
             model: Whose weights are kept; what is fitted may be a part of it.
-            is_full_size: Whether its scores compare with those of other stages. On smaller images
+            compares: Whether its scores compare with those of other stages. On smaller images
                 they do not; the last weights of these are kept where there is nothing better.
         """
-        self._kept, self._compares = model, is_full_size
+        self._kept, self._compares = model, compares
 
     def start_stage(self) -> None:
         """Be patient anew; the best value so far stays."""

@@ -106,7 +106,7 @@ def run_stage(
     stage, loader, name = stages[index], feed.train, _name(work, stages[index])
     is_apart = feed.model is not model or not stage.is_full_size
     time = stage_time(work, index, stages, is_apart)
-    best.watch(model, stage.is_full_size)
+    best.watch(model, stage.is_full_size and not _flatters(work, index, stages, feed))
     if checkpoint is None:
         best.start_stage()
         if best.value is not None:
@@ -180,6 +180,15 @@ def stage_time(
     after = sum(stage.weight for stage in stages[index + 1 :])
     cycle = work.config.gradient_accumulation_steps
     return StageTime(work.time, stages[index].weight, after, cycle, is_apart)
+
+
+def _flatters(work: Work, index: int, stages: Sequence[Stage], feed: Feed) -> bool:
+    """Whether scores of a head on training features are too good to be compared with later ones.
+
+    The features may be those of images as they are; later stages learn from augmented ones.
+    """
+    is_of_training = not work.stopping.monitor.startswith("val_")
+    return is_of_training and feed.model is not work.model and index + 1 < len(stages)
 
 
 def _name(work: Work, stage: Stage) -> str:

@@ -181,6 +181,13 @@ def _kind(manifest: Manifest, config: RunConfig) -> str:
             f"recipe.loss must be cross_entropy or focal for labels, but got "
             f"{config.recipe.loss.name!r}, which is for masks."
         )
+    balanced = config.loader.sampling, config.recipe.loss.class_weights
+    if found == "classification" and balanced == ("balanced", "balanced"):
+        raise ConfigError(
+            "Rare classes are either drawn more often (loader.sampling balanced) or weigh more "
+            "(recipe.loss.class_weights balanced), but got both, which would be too much. Choose "
+            "one."
+        )
     if found == "classification" and config.data.tiles.size is not None:
         raise ConfigError(
             f"data.tiles cuts images with masks, but got a classification dataset from "
