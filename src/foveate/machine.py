@@ -48,6 +48,11 @@ def cpu_count(root: Path = Path("/")) -> int:
     return max(math.ceil(min(counts)), 1)
 
 
+def can_limit_cpus() -> bool:
+    """Say whether this system can keep a process to some of its processors, as macOS cannot."""
+    return hasattr(psutil.Process, "cpu_affinity")
+
+
 def limit_cpus(count: int, part: int = 0) -> None:
     """Keep this process, and the threads and processes it starts from now on, to few processors.
 
@@ -67,7 +72,7 @@ def limit_cpus(count: int, part: int = 0) -> None:
             f"budget.cpus must be from 1 to {available}, the processors that this process may "
             f"use, but got {count}."
         )
-    if hasattr(psutil.Process, "cpu_affinity"):
+    if can_limit_cpus():
         processors = _processors()
         first = part % (len(processors) // count) * count
         psutil.Process().cpu_affinity(processors[first : first + count])
@@ -94,7 +99,7 @@ def has_bfloat16(root: Path = Path("/")) -> bool:
 
 def _processors() -> list[int]:
     """List the processors that this process may run on."""
-    if hasattr(psutil.Process, "cpu_affinity"):
+    if can_limit_cpus():
         return sorted(psutil.Process().cpu_affinity())
     return list(range(os.cpu_count() or 1))
 

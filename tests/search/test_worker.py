@@ -138,6 +138,16 @@ class TestWork:
         assert trial is not None
         assert 320 * 1024**2 < stated / workers - trial < 400 * 1024**2  # the worker itself
 
+    def test_trials_share_processors_that_cannot_be_divided(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        config = load_config(None, {"search.workers": "2"})
+        assert with_share(config).budget.cpus is not None
+        monkeypatch.setattr("foveate.machine.can_limit_cpus", lambda: False)
+        assert with_share(config).budget.cpus is None
+        stated = load_config(None, {"search.workers": "2", "budget.cpus": "2"})
+        assert with_share(stated).budget.cpus == 1
+
     def test_memory_that_workers_take_alone_is_refused(self) -> None:
         config = load_config(None, {"budget.ram": "1GiB", "search.workers": "3"})
         with pytest.raises(BudgetError, match=r"more than the 1\.03 GiB"):

@@ -239,12 +239,14 @@ def memory_share(config: RunConfig) -> int:
 def with_share(config: RunConfig) -> RunConfig:
     """Give a trial its part of memory and processors, less what its worker takes itself.
 
+    Where a system cannot keep a process to some processors, trials share them all.
+
     Raises:
         BudgetError: Nothing is left for it.
     """
     workers, budget = config.search.workers, config.budget
     changes: dict[str, Any] = {}
-    if workers > 1:
+    if workers > 1 and (budget.cpus is not None or machine.can_limit_cpus()):
         changes["cpus"] = max((budget.cpus or machine.cpu_count()) // workers, 1)
     if budget.ram is not None:
         if budget.ram <= workers * _OF_WORKER:
