@@ -124,6 +124,8 @@ def test_profile_measures_and_advises(
         assert word in text
     assert run(["profile", "--no-model"]) == 2
     assert "profile needs one DATA" in told(capsys)
+    assert run(["profile", str(digit_table), "--budget.cpus", "4096"]) == 2
+    assert "budget.cpus must be from 1 to" in told(capsys)
 
 
 def test_lr_suggests_and_draws(

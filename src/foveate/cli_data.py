@@ -27,8 +27,10 @@ def plan_data(data: str, config: Any, out: Path | None, console: Console) -> Non
 
 def profile_data(data: str, config: Any, with_model: bool, console: Console) -> None:
     """Measure what limits training, and show it with advice."""
+    from foveate.planning import planner
     from foveate.scale import runtime
 
+    planner.keep_to_processors(config)
     runtime.prepare(config.runtime.backend)
     from foveate.training import advice
     from foveate.training.profile import profile

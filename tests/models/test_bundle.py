@@ -70,3 +70,11 @@ def test_layers_of_a_users_own(module: Path, tmp_path: Path) -> None:
 def test_what_could_not_be_loaded_is_refused_before_it_is_trained(module: Path, name: str) -> None:
     with pytest.raises(ConfigError, match="save and load"):
         build_backbone(f"own_layers:{name}", (4, 4), "none")
+
+
+def test_a_file_that_is_none_of_keras_is_told(tmp_path: Path) -> None:
+    model = build_backbone("simple_cnn", (32, 32), "none")
+    save_bundle(tmp_path, Bundle(model, {"backbone": "simple_cnn"}))
+    (tmp_path / "model.keras").write_bytes(b"torn")
+    with pytest.raises(RunError, match=r"model\.keras' must be a model .* Restore the file"):
+        load_bundle(tmp_path)

@@ -59,7 +59,7 @@ def test_an_accelerator_without_room(monkeypatch: pytest.MonkeyPatch) -> None:
     most = 4
     assert find_batch_size(network(), BudgetConfig(), most=64) == 4
     most = 0
-    with pytest.raises(BudgetError, match="more than the accelerator has"):
+    with pytest.raises(BudgetError, match="accelerator must hold a batch of one sample"):
         find_batch_size(network(), BudgetConfig())
 
 

@@ -79,14 +79,18 @@ def load_bundle(folder: Path) -> Bundle:
 
 
 def _load_model(path: Path, backbone: str) -> keras.Model:
+    advice = "Restore the file, or train anew."
     if ":" in backbone:
+        advice = (
+            "Layers of one's own must be registered with Keras, and the module of the backbone "
+            f"({backbone!r}) on PYTHONPATH."
+        )
         with contextlib.suppress(ConfigError):  # it may do without
             get_backbone(backbone)  # whose module registers layers of its own
     try:
         return keras.saving.load_model(path, compile=False)
     except (TypeError, ValueError) as error:
         raise RunError(
-            f"{str(path)!r} must be a model that Keras can load, but got: "
-            f"{first_cause(error)} Layers of one's own must be registered, and the module "
-            f"of the backbone ({backbone!r}) on PYTHONPATH."
+            f"{str(path)!r} must be a model that Keras can load, but got: {first_cause(error)} "
+            f"{advice}"
         ) from error

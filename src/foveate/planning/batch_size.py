@@ -84,16 +84,18 @@ def _search(
         ):
             break
         size *= 2
+    if not fitting and not any(peaks):
+        raise BudgetError(
+            "The accelerator must hold a batch of one sample, but has not enough memory that is "
+            "free. Free some, or take a smaller model or image size."
+        )
     if not fitting:
         raise BudgetError(
-            f"The budget must hold a batch of one sample, which takes {_needed(peaks)}, but got "
-            f"budget.ram {size_text(limits[0])}. Raise it, or take a smaller model or image size."
+            f"The budget must hold a batch of one sample, which takes {size_text(peaks[0])} of "
+            f"memory, but got budget.ram {size_text(limits[0])}. Raise it, or take a smaller "
+            "model or image size."
         )
     return fitting
-
-
-def _needed(peaks: list[float]) -> str:
-    return f"{size_text(peaks[0])} of memory" if peaks[0] else "more than the accelerator has"
 
 
 def _peaks(model: keras.Model, batch: tuple[Any, ...], size: int) -> list[float]:

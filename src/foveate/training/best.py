@@ -62,8 +62,9 @@ class BestEpoch(keras.callbacks.Callback):
 
         Args:
             model: Whose weights are kept; what is fitted may be a part of it.
-            compares: Whether its scores compare with those of other stages. On smaller images
-                they do not; the last weights of these are kept where there is nothing better.
+            compares: Whether its scores compare with those of other stages. On smaller or easier
+                images they do not; the last weights of these are kept where there is nothing
+                better.
         """
         self._kept, self._compares = model, compares
 
