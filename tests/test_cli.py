@@ -94,6 +94,33 @@ def test_a_run_stopped_before_its_report_gets_it(
     assert "has finished" in told(capsys)
 
 
+def test_predictions_of_what_can_be_read(
+    digit_run: Run, digit_folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken, out = tmp_path / "broken.png", tmp_path / "new" / "found.parquet"
+    broken.write_text("no image")
+    files = [str(digit_folders / "digit 1"), str(broken)]
+    verb = ["predict", str(digit_run.folder), *files, "--out", str(out)]
+    assert run(verb) == 2
+    assert "To predict on the others: --unreadable skip" in told(capsys)
+    assert not out.parent.exists()
+    assert run([*verb, "--unreadable", "skip"]) == 0
+    text = told(capsys)
+    assert "50 predictions" in text
+    assert f"1 files could not be read (column problem): {broken}" in text
+    assert pl.read_parquet(out).height == 51
+
+
+@pytest.mark.parametrize("name", ["found.xlsx", "found", "folder.csv"])
+def test_predictions_that_could_not_be_written_are_told_first(
+    name: str, digit_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "folder.csv").mkdir()
+    verb = ["predict", str(digit_run.folder), str(tmp_path / "none.png")]
+    assert run([*verb, "--out", str(tmp_path / name)]) == 2
+    assert "--out must name a .csv or .parquet file" in told(capsys)
+
+
 def test_masks_are_predicted_beside_the_table(
     mask_run: Run, mask_folders: Path, tmp_path: Path
 ) -> None:

@@ -9,7 +9,7 @@ import shlex
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import cyclopts
 from cyclopts import Parameter
@@ -137,7 +137,13 @@ def evaluate(run: Path, /, *, split: str = "test") -> None:
 
 
 @app.command
-def predict(run: Path, /, *files: Path, out: Path = Path("predictions.csv")) -> None:
+def predict(
+    run: Path,
+    /,
+    *files: Path,
+    out: Path = Path("predictions.csv"),
+    unreadable: Literal["fail", "skip"] | None = None,
+) -> None:
     """Predict what FILES show with the model of RUN.
 
     Parameters
@@ -147,11 +153,15 @@ def predict(run: Path, /, *files: Path, out: Path = Path("predictions.csv")) -> 
     files
         Images, folders of images, or one table with the columns the model was trained with.
     out
-        The CSV file to write; predicted masks go to a folder of the same name with `_masks`.
+        The CSV or Parquet file to write; predicted masks go to a folder of the same name with
+        `_masks`.
+    unreadable
+        What a file that cannot be read does: `fail` stops, `skip` says so in its row; as in
+        training when not given.
     """
     if not files:
         raise ConfigError("predict needs FILES: images, folders of images, or one table.")
-    predict_files(run, files, out)
+    predict_files(run, files, out, unreadable)
 
 
 @app.command

@@ -117,15 +117,31 @@ def judge_again(folder: Path, split: str) -> None:
     say(f"Written: {Run.open(folder).evaluation_path(scores['split'])}")
 
 
-def predict_files(folder: Path, files: Sequence[Path], out: Path) -> None:
+def predict_files(
+    folder: Path, files: Sequence[Path], out: Path, unreadable: str | None = None
+) -> None:
     """Write what the model of a run makes of files; masks go to a folder beside the table."""
-    from foveate.disk import write_atomically
+    from foveate.disk import replacing
+    from foveate.errors import ConfigError, SampleError, listed
 
+    suffix = out.suffix.lower()
+    if suffix not in (".csv", ".parquet") or out.is_dir():
+        kind = "a folder" if out.is_dir() else repr(str(out))
+        raise ConfigError(f"--out must name a .csv or .parquet file, but got {kind}.")
     verb = _keras_verb("foveate.evaluation.predict", folder)
+    masks = out.with_name(f"{out.stem}_masks")
+    try:
+        table = verb.predict(folder, files, masks, unreadable)
+    except SampleError as error:
+        raise SampleError(f"{error}. To predict on the others: --unreadable skip") from error
     out.parent.mkdir(parents=True, exist_ok=True)
-    table = verb.predict(folder, files, masks=out.with_name(f"{out.stem}_masks"))
-    write_atomically(out, table.write_csv())
-    say(f"{table.height:,} predictions: {out}")
+    with replacing(out) as beside:
+        table.write_csv(beside) if suffix == ".csv" else table.write_parquet(beside)
+    bad = table.filter(table["problem"].is_not_null()) if "problem" in table.columns else table[:0]
+    say(f"{table.height - bad.height:,} predictions: {out}")
+    if bad.height:
+        told = [f"{path} {reason}" for path, reason in bad.select("image", "problem").iter_rows()]
+        say(f"{bad.height:,} files could not be read (column problem): {listed(told)}")
 
 
 def _keras_verb(module: str, run: Path) -> Any:

@@ -60,7 +60,9 @@ def nearest(name: str, known: Sequence[str]) -> str:
     import difflib
 
     lowered = {candidate.lower(): candidate for candidate in known}
-    close = difflib.get_close_matches(name.lower(), list(lowered), n=1, cutoff=0.5)
+    initials = {"".join(word[:1] for word in low.split("_")): low for low in lowered if "_" in low}
+    close = difflib.get_close_matches(name.lower(), list(lowered), n=1, cutoff=0.6)
+    close = close or [initials[low] for low in [name.lower()] if low in initials]
     return f" Did you mean {lowered[close[0]]!r}?" if close else ""
 
 

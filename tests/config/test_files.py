@@ -100,6 +100,23 @@ def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
 def test_an_unknown_section_names_the_nearest_key() -> None:
     with pytest.raises(ConfigError, match="Did you mean 'seed'"):
         load_config(None, {"sead": "1"})
+    with pytest.raises(ConfigError, match="Did you mean 'model'"):
+        load_config(None, {"modl.backbone": "resnet50"})
+    with pytest.raises(ConfigError, match=r"Did you mean 'recipe\.learning_rate'"):
+        load_config(None, {"recipe.lr": "1e-3"})
+
+
+def test_a_problem_of_both_numbers_of_a_pair_is_told_once() -> None:
+    with pytest.raises(ConfigError) as told:
+        load_config(None, {"data.image_size": "0"})
+    assert str(told.value).count("must be greater than 0") == 1
+    assert str(told.value).startswith("1 setting is wrong")
+
+
+def test_a_file_of_windows_notepad(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_bytes(b'\xef\xbb\xbf[data]\r\nlabel = "kind"\r\n')
+    assert load_config(path).data.label == "kind"
 
 
 def test_damaged_and_missing_files(tmp_path: Path) -> None:

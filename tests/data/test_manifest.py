@@ -40,6 +40,25 @@ SIMPLE = "image,label\na.jpg,cat\nb.jpg,dog\nc.jpg,cat\n"
 
 
 class TestFolders:
+    def test_files_that_are_not_called_images_are_told(self, tmp_path: Path) -> None:
+        touch(
+            tmp_path, "cat/1.jpg", "cat/2.heic", "cat/3.HEIC", "dog/1.jfif", "dog/2", "other.avif"
+        )
+        with pytest.warns(ManifestWarning, match=r"are left out: 2 \.heic, 1 without a suffix\. "):
+            manifest = read_manifest(tmp_path)
+        assert manifest.table["image"].to_list() == ["cat/1.jpg", "dog/1.jfif"]
+        touch(tmp_path, "images/1.jpg", "masks/1.png", "masks/2.dcm")
+        with pytest.warns(ManifestWarning, match=r"are left out: 1 \.dcm\. "):
+            Manifest.from_mask_folders(tmp_path / "images", tmp_path / "masks")
+
+    def test_classes_without_images_name_what_they_hold(self, tmp_path: Path) -> None:
+        touch(tmp_path, "train/cat/1.heic", "train/dog/1.heic", "test/cat/2.heic")
+        with pytest.raises(ManifestError, match=r"in its folders are, by suffix, 3 \.heic"):
+            read_manifest(tmp_path)
+        touch(tmp_path, "train/dog/2.jpg")
+        with pytest.raises(ManifestError, match=r"got none directly in 'cat', only 2 \.heic; "):
+            read_manifest(tmp_path)
+
     def test_class_folders(self, tmp_path: Path) -> None:
         touch(tmp_path, "dog/2.JPG", "cat/1.png", "dog/1.jpeg", "cat/notes.txt", "cat/.hidden.png")
         touch(tmp_path, ".cache/x.png", "readme.md")
@@ -227,6 +246,17 @@ class TestTables:
         with pytest.raises(ManifestError, match=r"column 'label': .* got none in line 5$"):
             read_manifest(path)
 
+    @pytest.mark.parametrize("name", ["t.csv", "t.tsv"])
+    @pytest.mark.parametrize("separator", [",", ";", "\t"])
+    def test_separators_are_seen(self, tmp_path: Path, name: str, separator: str) -> None:
+        rows = ['image|"size, or; other"|label', "a.jpg|1|x", "b.jpg|2|y"]
+        touch(tmp_path, "a.jpg", "b.jpg")
+        (tmp_path / name).write_text("\n".join(rows).replace("|", separator), encoding="utf-8-sig")
+        config = DataConfig(metadata=("size, or; other",))
+        manifest = read_manifest(tmp_path / name, config)
+        assert manifest.class_names == ("x", "y")
+        assert manifest.table["metadata.size, or; other"].to_list() == [1.0, 2.0]
+
 
 class TestRefusedTables:
     def check(self, path: Path, config: DataConfig, *said: str) -> str:
@@ -242,8 +272,8 @@ class TestRefusedTables:
         message = self.check(
             path,
             config,
-            f"column 'dignosis' is not in {path}; it has: image, diagnosis, age. "
-            "Did you mean 'diagnosis'?",
+            f"column 'dignosis' (data.label) is not in {path}; it has: 'image', 'diagnosis', "
+            "'age'. Did you mean 'diagnosis'?",
             "Did you mean 'age'?",
             "'image' is the image, so it cannot be metadata",
         )
@@ -251,7 +281,10 @@ class TestRefusedTables:
 
     def test_no_target(self, tmp_path: Path) -> None:
         path = write_table(tmp_path, "image,class\na.jpg,x\n")
-        self.check(path, DataConfig(), "neither a column 'label' nor 'mask'", "image, class")
+        self.check(path, DataConfig(), "neither a column 'label' nor 'mask'", "'image', 'class'")
+        path = write_table(tmp_path, "filename, label\na.jpg,x\n")
+        said = "column 'image' (data.image) is not in", "it has: 'filename', ' label'"
+        self.check(path, DataConfig(label=" label"), *said)
 
     def test_metadata_named_twice(self, tmp_path: Path) -> None:
         path = write_table(tmp_path, "image,label,age\na.jpg,x,1\nb.jpg,y,1\n")
@@ -295,7 +328,7 @@ class TestRefusedTables:
     @pytest.mark.parametrize(
         ("text", "said"),
         [
-            ("", "cannot be read"),
+            ("", "must have a header"),
             ("image,label\n", "must list samples, but got no row"),
             ("image,label\na.jpg,cat\n", "at least two classes, but got only 'cat'"),
             (
@@ -310,7 +343,14 @@ class TestRefusedTables:
     def test_other_encodings(self, tmp_path: Path) -> None:
         path = write_table(tmp_path, "")
         path.write_bytes("image,label\na.jpg,é\nb.jpg,x\n".encode("latin-1"))
-        self.check(path, DataConfig(), "cannot be read", "utf-8")
+        self.check(path, DataConfig(), "line 2 must be UTF-8 text, but got", "xe9", "save it as")
+        path.write_text(SIMPLE, encoding="utf-16")
+        self.check(path, DataConfig(), "must be UTF-8 text, but got UTF-16; save it as")
+
+    def test_a_column_that_stands_twice(self, tmp_path: Path) -> None:
+        path = write_table(tmp_path, "image,label,age,label\na.jpg,x,1,y\nb.jpg,y,2,x\n")
+        self.check(path, DataConfig(), "must stand in the header once", "several 'label'")
+        assert read_manifest(path, DataConfig(label="age")).class_names == ("1", "2")
 
     def test_other_files(self, tmp_path: Path) -> None:
         self.check(touch(tmp_path, "t.xlsx") / "t.xlsx", DataConfig(), ".csv, .tsv, .parquet")

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foveate.config.settings import ColumnConfig
+from foveate.data.checks import ManifestWarning
 from foveate.data.listing import METADATA_PREFIX
 from foveate.data.manifest import Manifest
 from foveate.data.metadata import MetadataSchema, fit_schema
@@ -89,6 +90,7 @@ class TestFit:
             ([1.0, 2.0], {"log": ("x",), "categorical": ("x",)}, "must have one kind"),
             (["1", "2", "NA"], {}, r"numbers and 'NA' \(2\.jpg\); leave such cells empty"),
             (["nan", "NaN"], {}, "must have values"),
+            (["1,5", "2", "-3,25"], {}, r"decimal comma: '1,5' \(0\.jpg\), '-3,25' \(2\.jpg\);"),
         ],
     )
     def test_refused(self, cells: Cells, declared: dict[str, tuple[str, ...]], said: str) -> None:
@@ -99,6 +101,15 @@ class TestFit:
         manifest = make(name=[f"patient {row}" for row in range(1001)])
         with pytest.raises(ManifestError, match="1001 different texts in 1001 rows; if it ident"):
             fit(manifest)
+        assert len(fit(manifest, categorical=("name",)).categorical[0].vocabulary) == 1001
+
+    def test_what_may_be_an_identifier_is_told(self) -> None:
+        with pytest.warns(
+            ManifestWarning, match="must hold categories that come back, but got 51"
+        ):
+            fit(make(name=[f"patient {row}" for row in range(51)]))
+        fit(make(street=[f"street {row // 2}" for row in range(120)]))  # each comes back
+        fit(make(size=["1,5", "2,5"]), categorical=("size",))
 
 
 class TestArrays:

@@ -238,6 +238,28 @@ class TestByGroup:
         assert set(split_list(divided)[40:]) == {"train"}
 
 
+class TestGivenTrain:
+    """Rows that were stated to train may become others; whoever stated it is told."""
+
+    def test_a_test_split_taken_from_train_is_told(self) -> None:
+        manifest = make(["a", "b"] * 20, given_splits=["train"] * 32 + ["validation"] * 8)
+        with pytest.warns(
+            ManifestWarning, match=r"10% of the train rows .* data\.splits\.test to 0"
+        ):
+            divided = assign_splits(manifest, SplitConfig(), 0)
+        assert divided.split("test").num_samples == 3
+        kept = assign_splits(manifest, SplitConfig(test=0.0), 0)
+        assert kept.split("train").num_samples == 32
+
+    def test_validating_on_some_of_train_is_usual(self) -> None:
+        manifest = make(["a", "b"] * 20, given_splits=["train"] * 32 + ["test"] * 8)
+        assert assign_splits(manifest, SplitConfig(), 0).split("validation").num_samples == 3
+
+    def test_an_empty_split_names_its_setting(self) -> None:
+        with pytest.raises(ManifestError, match=r"set data\.splits\.validation to 0"):
+            quiet(make(["a", "b"]), SplitConfig(test=0.0), 0)
+
+
 class TestRepeatedImages:
     """Rows of one image never lie in two splits: the model would be judged on what it saw."""
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from foveate.data.manifest import Manifest
-from foveate.errors import ManifestError, RunError, SampleError
+from foveate.errors import ConfigError, ManifestError, RunError, SampleError
 from foveate.evaluation.predict import predict
 from foveate.evaluation.scores import evaluate
 from foveate.runs import Run
@@ -100,6 +100,31 @@ def test_masks_have_the_size_and_values_of_the_data(
     assert mask.shape == (50, 70)
     assert set(np.unique(mask)) <= {0, 255}
     assert predicted["share.0"][0] + predicted["share.255"][0] == pytest.approx(1.0)
+
+
+def test_files_that_cannot_be_read_are_told_in_their_rows(
+    digit_run: Run, digit_folders: Path, tmp_path: Path
+) -> None:
+    good = sorted((digit_folders / "digit 1").glob("*.png"))[:20]
+    bad = [tmp_path / "a.png", tmp_path / "b.png"]
+    for path in bad:
+        path.write_text("no image")
+    files = [bad[0], *good, bad[1]]
+    with pytest.raises(SampleError, match=r"a\.png"):
+        predict(digit_run, files)
+    predicted = predict(digit_run, files, unreadable="skip")
+    assert predicted["image"].to_list() == [str(path.resolve()) for path in files]
+    problems = predicted["problem"].to_list()
+    assert problems[1:-1] == [None] * 20
+    assert all("no image" in text or "must be" in text for text in (problems[0], problems[-1]))
+    assert predicted["predicted"].is_null().to_list() == [True, *[False] * 20, True]
+    alone = predict(digit_run, good)
+    assert "problem" not in alone.columns
+    assert predicted[1:-1].drop("problem").equals(alone)
+    with pytest.raises(SampleError, match="never all"):
+        predict(digit_run, bad, unreadable="skip")
+    with pytest.raises(ConfigError, match="Did you mean 'skip'"):
+        predict(digit_run, bad, unreadable="skp")
 
 
 def test_mistakes_are_told(digit_run: Run, tmp_path: Path) -> None:

@@ -246,6 +246,7 @@ def test_a_run_without_scores_says_how_to_get_them(tmp_path: Path) -> None:
     run = begin(tmp_path / "my run", ["cat", "dog"])
     add_epochs(run, ["scratch", "scratch"])
     run.set_status("interrupted")
+    run.model_folder.mkdir()
     page = Page(write_report(run))
     assert "Interrupted. Training was stopped after 2 epochs" in page.text
     assert f"foveate evaluate '{run.folder}' foveate report '{run.folder}'" in page.text
@@ -253,10 +254,20 @@ def test_a_run_without_scores_says_how_to_get_them(tmp_path: Path) -> None:
     assert page.figures() == ["loss by epoch", "accuracy by epoch"]
 
 
+def test_a_run_that_was_killed_says_how_to_go_on(tmp_path: Path) -> None:
+    run = begin(tmp_path / "run", ["cat", "dog"])
+    add_epochs(run, ["scratch"])
+    run.set_status("running", pid=1)
+    page = Page(write_report(run))
+    assert f"foveate train --resume {run.folder}" in page.text
+    assert "foveate evaluate" not in page.text
+
+
 def test_a_run_without_test_rows_is_judged_on_validation(tmp_path: Path) -> None:
     run = begin(tmp_path / "run", ["cat", "dog"])
     table = Manifest.load(run.manifest_path)
     table.take(range(16)).save(run.manifest_path)
+    run.model_folder.mkdir()
     assert f"foveate evaluate {run.folder} --split validation" in Page(write_report(run)).text
     add_evaluation(
         run,

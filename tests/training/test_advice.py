@@ -96,6 +96,14 @@ def test_without_the_model(
     assert "model was not measured" in advise(found, "photos")[0]
 
 
+def test_a_model_that_never_waits_is_the_bottleneck() -> None:
+    """Loader and model share the processors, so their speeds alone do not tell."""
+    busy = replace(PROFILE, wait_share=0.01)
+    assert busy.bottleneck == "model"
+    assert "The model is the bottleneck" in told(busy)
+    assert replace(PROFILE, wait_share=None, models={}).bottleneck == "decode"
+
+
 def test_the_slowest_names_the_bottleneck() -> None:
     assert PROFILE.bottleneck == "decode"
     assert "decode" in told(PROFILE)

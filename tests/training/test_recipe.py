@@ -187,6 +187,16 @@ def test_without_validation_the_training_loss_chooses(
     assert "val_loss" not in run.history()[0]
 
 
+def test_rows_that_weigh_nothing_are_refused(
+    digit_table: Path, tiny_config: Config, tmp_path: Path
+) -> None:
+    table = digit_table.with_name("weightless.csv")
+    pl.read_csv(digit_table).with_columns(w=pl.lit(0.0)).write_csv(table)
+    with pytest.raises(ManifestError, match="a weight above 0, or nothing is learned"):
+        train(table, tiny_config(data__weight="w"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("flags", "error", "words"),
     [

@@ -233,6 +233,22 @@ def test_a_run_without_a_checkpoint_says_so(
         train(digit_folders, tiny_config(), tmp_path / "run")
 
 
+def test_the_first_epoch_is_not_lost(
+    digit_folders: Path, tiny_config: Config, tmp_path: Path
+) -> None:
+    """However seldom a run is stored, what one epoch has learned can be gone on with."""
+    config = tiny_config(checkpoint__every="10h")
+    with pytest.MonkeyPatch.context() as patch:
+        step = on_call(7 + 2, LearningRate.on_train_batch_begin)  # in the second epoch
+        patch.setattr(LearningRate, "on_train_batch_begin", step)
+        with pytest.raises(Killed):
+            train(digit_folders, config, tmp_path / "run")
+    assert len(Run(tmp_path / "run").history()) == 1
+    run = resume(tmp_path / "run")
+    assert run.status()["state"] == "finished"
+    assert len(run.history()) == 3
+
+
 def test_killed_before_its_first_batch(tmp_path: Path, config: Any) -> None:
     """The folder is there, and says nothing yet of who trains it."""
     run = Run.create(tmp_path / "run", config)

@@ -152,8 +152,7 @@ def setting_fields(
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        with path.open("rb") as file:
-            return tomllib.load(file)
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(
             f"A settings file must be readable, but got {str(path)!r}: {error.strerror}."
@@ -217,15 +216,15 @@ def _alternatives(annotation: Any) -> Iterator[Any]:
 
 
 def _explain(error: ValidationError, path: str | Path | None, flags: Mapping[str, Any]) -> str:
-    problems = error.errors(include_url=False)
-    lines = [f"{len(problems)} setting{'s are' if len(problems) > 1 else ' is'} wrong:"]
-    for problem in problems:
+    lines: dict[str, None] = {}  # a pair of numbers may have the same problem twice
+    for problem in error.errors(include_url=False):
         key = ".".join(_key_parts(problem["loc"]))
         given = [f for f in flags if f"{f}.".startswith(f"{key}.") or key.startswith(f"{f}.")]
         source = f"--{given[0]}" if given else f"{path}: {key}" if path else key
         text = _problem_text(problem, key)
-        lines.append(f"  {source}: {text}" if source else f"  {text}")
-    return "\n".join(lines)
+        lines[f"  {source}: {text}" if source else f"  {text}"] = None
+    head = f"{len(lines)} setting{'s are' if len(lines) > 1 else ' is'} wrong:"
+    return "\n".join([head, *lines])
 
 
 def _key_parts(location: Iterable[int | str]) -> Iterator[str]:
@@ -238,9 +237,9 @@ def _key_parts(location: Iterable[int | str]) -> Iterator[str]:
 def _problem_text(problem: Mapping[str, Any], key: str) -> str:
     if problem["type"] == "extra_forbidden":
         known = [name for name, _ in setting_fields()]
-        group, _, last = key.rpartition(".")
-        siblings = [name for name in known if name.rpartition(".")[0] == group]
-        hint = nearest(last, [name.rpartition(".")[2] for name in siblings])
+        group, dot, last = key.rpartition(".")
+        inside = [name.removeprefix(group + dot) for name in known if name.startswith(group + dot)]
+        hint = nearest(last, [name.partition(".")[0] for name in inside])
         if hint and group:
             hint = hint.replace("'", f"'{group}.", 1)
         return f"there is no setting {key!r}.{hint or nearest(key, known)}"

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
+import warnings
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
 
 from foveate.config.settings import DataConfig
+from foveate.data.checks import ManifestWarning
 from foveate.data.listing import SPLIT_WORDS, Listing, refuse
 from foveate.data.listings import load_listing, save_listing
-from foveate.data.tree import FolderTree
+from foveate.data.tree import IMAGE_SUFFIXES, FolderTree
 from foveate.errors import ManifestError, listed
 
 _LAYOUTS = """a folder must be laid out as one of
@@ -37,12 +39,13 @@ def list_folder(folder: Path, config: DataConfig) -> Listing:
         ManifestError: If the layout is none of these, or classes or masks are incomplete.
     """
     _refuse_columns(folder, config)
-    frame = load_listing(folder, config)
-    if frame is None:
+    kept = load_listing(folder, config)
+    if kept is None:
         tree = FolderTree()
         frame = _frame(tree, folder, config)
-        save_listing(folder, config, tree, frame)
-    return _listing(frame, folder, str(folder))
+        kept = frame, _left_out(tree, folder, frame)
+        save_listing(folder, config, tree, *kept)
+    return _listing(*kept, folder, str(folder))
 
 
 def _frame(tree: FolderTree, folder: Path, config: DataConfig) -> pl.DataFrame:
@@ -88,8 +91,9 @@ def list_mask_folders(images: Path, masks: Path, config: DataConfig) -> Listing:
     _refuse_columns(images, config)
     images, masks = images.resolve(), masks.resolve()
     root = Path(os.path.commonpath([images, masks]))
-    frame = _paired(FolderTree(), images, masks, root)
-    return _listing(frame, root, f"{images} and {masks}")
+    tree = FolderTree()
+    frame = _paired(tree, images, masks, root)
+    return _listing(frame, _left_out(tree, root, frame), root, f"{images} and {masks}")
 
 
 def _refuse_columns(folder: Path, config: DataConfig) -> None:
@@ -127,20 +131,24 @@ def _found(tree: FolderTree, folder: Path) -> str:
 def _check_classes(tree: FolderTree, folder: Path, parts: Sequence[Path], num_loose: int) -> None:
     """Refuse folders without classes, and classes without an image in any split."""
     counts: Counter[str] = Counter()
+    others: dict[str, Counter[str]] = defaultdict(Counter)
     nested: set[str] = set()
     for part in parts:
         for name in tree.entries(part)[0]:
             inner, images = tree.entries(part / name)
             counts[name] += len(images)
+            others[name] += tree.others(part / name)
             if inner:
                 nested.add(name)
     if not counts.total():
-        raise ManifestError(f"{folder} holds {_found(tree, folder)}; {_LAYOUTS}")
+        inside = _in_words(sum(others.values(), Counter()), "; in its folders are, by suffix, ")
+        raise ManifestError(f"{folder} holds {_found(tree, folder)}{inside}; {_LAYOUTS}")
     problems = []
-    if empty := [repr(name) for name, count in sorted(counts.items()) if not count]:
+    if empty := [name for name, count in sorted(counts.items()) if not count]:
+        inside = _in_words(sum((others[name] for name in empty), Counter()), ", only ")
         problems.append(
             f"{folder}: every class folder must hold images, but got none directly in "
-            f"{listed(empty)}; remove what is not a class"
+            f"{listed([repr(name) for name in empty])}{inside}; remove what is not a class"
         )
     if deep := sorted(nested & {name for name, count in counts.items() if count}):
         problems.append(
@@ -218,7 +226,27 @@ def _with_split(frame: pl.DataFrame, split: str | None) -> pl.DataFrame:
     return frame if split is None else frame.with_columns(pl.lit(split).alias("split"))
 
 
-def _listing(frame: pl.DataFrame, root: Path, source: str) -> Listing:
+def _left_out(tree: FolderTree, root: Path, frame: pl.DataFrame) -> Counter[str]:
+    """Count, by suffix, what lies beside listed images and masks but is not called an image."""
+    paths = pl.concat([frame[name] for name in ("image", "mask") if name in frame.columns])
+    folders = paths.str.replace("/[^/]*$", "").unique()
+    return sum((tree.others(root / folder) for folder in folders), Counter())
+
+
+def _in_words(others: Counter[str], before: str) -> str:
+    """Name suffixes and how many files have each, the most first; nothing where there are none."""
+    told = [f"{count:,} {suffix or 'without a suffix'}" for suffix, count in others.most_common()]
+    return f"{before}{listed(told)}" if told else ""
+
+
+def _listing(frame: pl.DataFrame, left_out: Counter[str], root: Path, source: str) -> Listing:
+    if left_out:
+        warnings.warn(
+            f"{source}: files that are not called images are left out: "
+            f"{_in_words(left_out, '')}. Images are {', '.join(sorted(IMAGE_SUFFIXES))}",
+            ManifestWarning,
+            stacklevel=5,
+        )
     frame = frame.with_row_index("row")
     names = {name: name for name in frame.columns}
     return Listing(frame, root.resolve(), source, names, files_seen=True)

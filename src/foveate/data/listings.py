@@ -13,6 +13,7 @@ import os
 import sys
 import tempfile
 import time
+from collections import Counter
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
@@ -49,7 +50,7 @@ def cache_folder() -> Path:
     return Path(base) / "foveate"
 
 
-def load_listing(folder: Path, config: DataConfig) -> pl.DataFrame | None:
+def load_listing(folder: Path, config: DataConfig) -> tuple[pl.DataFrame, Counter[str]] | None:
     """Read the list of a folder, if it still holds.
 
     Args:
@@ -57,8 +58,8 @@ def load_listing(folder: Path, config: DataConfig) -> pl.DataFrame | None:
         config: Names of the image and mask folders.
 
     Returns:
-        What was given to `save_listing`; None if that was never called, or the folder or any in
-        it has changed since.
+        The list and what it leaves out, as given to `save_listing`; None if that was never
+        called, or the folder or any in it has changed since.
     """
     try:
         file = _file(folder, config)
@@ -72,18 +73,24 @@ def load_listing(folder: Path, config: DataConfig) -> pl.DataFrame | None:
         return None
     try:
         about = json.loads(pl.read_parquet_metadata(BytesIO(content))[_ABOUT])
-        stamps = about.pop("stamps")
+        stamps, left_out = about.pop("stamps"), Counter(about.pop("left_out"))
         if about != _about(folder, config):
             return None
         root = folder.resolve()
         if any(stamp(root / path) != found for path, found in stamps.items()):
             return None
-        return pl.read_parquet(BytesIO(content))
+        return pl.read_parquet(BytesIO(content)), left_out
     except (pl.exceptions.PolarsError, ValueError, KeyError, AttributeError, TypeError):
         return None
 
 
-def save_listing(folder: Path, config: DataConfig, tree: FolderTree, frame: pl.DataFrame) -> None:
+def save_listing(
+    folder: Path,
+    config: DataConfig,
+    tree: FolderTree,
+    frame: pl.DataFrame,
+    left_out: Counter[str],
+) -> None:
     """Keep the list of a folder for the next start, if it is large and at rest.
 
     Args:
@@ -91,13 +98,14 @@ def save_listing(folder: Path, config: DataConfig, tree: FolderTree, frame: pl.D
         config: Names of the image and mask folders.
         tree: What the list was made from.
         frame: The list.
+        left_out: How many files are not in it, by suffix.
     """
     devices = {found[0] for found in tree.stamps.values() if found}
     if frame.height < _SMALLEST or not tree.settled or devices & _timeless_devices():
         return
     stamps = {os.path.relpath(path, folder): found for path, found in tree.stamps.items()}
     content = BytesIO()
-    about = json.dumps(_about(folder, config) | {"stamps": stamps})
+    about = json.dumps(_about(folder, config) | {"stamps": stamps, "left_out": left_out})
     frame.write_parquet(content, metadata={_ABOUT: about})
     data = content.getvalue()
     try:
@@ -108,7 +116,7 @@ def save_listing(folder: Path, config: DataConfig, tree: FolderTree, frame: pl.D
 
 def _about(folder: Path, config: DataConfig) -> dict[str, Any]:
     return {
-        "version": 1,
+        "version": 2,
         "root": str(folder.resolve()),
         "image": config.image,
         "mask": config.mask,

@@ -6,6 +6,7 @@ where missing and 1 where the training split had no such text.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,6 +16,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from foveate.config.settings import ColumnConfig
+from foveate.data.checks import ManifestWarning
 from foveate.data.listing import METADATA_PREFIX, as_metadata, as_text, refuse
 from foveate.data.manifest import Manifest
 from foveate.errors import ManifestError, listed, nearest
@@ -27,7 +29,9 @@ FIRST_KNOWN = 2
 _LARGEST = float(np.finfo(np.float32).max)  # numbers become float32
 _SAMPLE = "\0sample"  # no column of a file has this name
 _BOOLEANS = {"true", "false"}  # a CSV writes them True or TRUE, and reading it may keep that
-_MANY = 1000  # distinct texts above which a column may be an identifier
+_MANY = 1000  # distinct texts above which a column that hardly repeats is an identifier
+_SOME = 50  # above which it may be one
+_DECIMAL_COMMA = r"^[+-]?\d+,\d+$"
 
 
 @dataclass(frozen=True)
@@ -151,7 +155,8 @@ def fit_schema(train: Manifest, columns: ColumnConfig) -> MetadataSchema:
         if _is_numeric(table, name, columns, problems):
             numeric.append(_fit_numeric(table, name, name in columns.log, problems))
         else:
-            categorical.append(_fit_categorical(table[name], problems))
+            is_stated = name in columns.categorical
+            categorical.append(_fit_categorical(table[name], is_stated, train.source, problems))
     refuse([f"{train.source}: {problem}" for problem in problems])
     return MetadataSchema(tuple(numeric), tuple(categorical))
 
@@ -206,6 +211,14 @@ def _is_numeric(
         return True
     filled = table.filter(series.is_not_null())
     odd = filled.filter(_parsed(filled[name]).is_null())
+    commas = odd[name].str.strip_chars().str.contains(_DECIMAL_COMMA)
+    if odd.height and commas.all():
+        problems.append(
+            f"metadata column {name!r} must hold numbers or categories, but got numbers with a "
+            f"decimal comma: {_cells(odd, name)}; write them with a point, or name it in "
+            "data.columns.categorical"
+        )
+        return False
     if odd.height and 2 * odd.height < filled.height:
         problems.append(
             f"metadata column {name!r} must hold numbers or categories, but got numbers and "
@@ -251,17 +264,23 @@ def _fit_numeric(table: pl.DataFrame, name: str, log: bool, problems: list[str])
     return NumericColumn(name, float(values.mean()), deviation, log)
 
 
-def _fit_categorical(series: pl.Series, problems: list[str]) -> CategoricalColumn:
+def _fit_categorical(
+    series: pl.Series, is_stated: bool, source: str, problems: list[str]
+) -> CategoricalColumn:
     text = as_text(series).drop_nulls()
     vocabulary = text.unique().sort()
     if text.is_empty():
         problems.append(_no_values(series.name))
-    if len(vocabulary) > _MANY and 2 * len(vocabulary) > len(text):
-        problems.append(
+    if 2 * len(vocabulary) > len(text) and not is_stated:
+        told = (
             f"metadata column {series.name!r} must hold categories that come back, but got "
             f"{len(vocabulary)} different texts in {len(text)} rows; if it identifies rows, take "
-            "it out of data.metadata"
+            "it out of data.metadata, else name it in data.columns.categorical"
         )
+        if len(vocabulary) > _MANY:
+            problems.append(told)
+        elif len(vocabulary) > _SOME:
+            warnings.warn(f"{source}: {told}", ManifestWarning, stacklevel=3)
     return CategoricalColumn(series.name, tuple(vocabulary))
 
 

@@ -55,7 +55,10 @@ def assign_splits(
     shares = np.array([0.0, config.validation, config.test])
     shares[[split for split in (1, 2) if (given == split).any()]] = 0.0
     shares[0] = 1.0 - shares.sum()
-    pool = np.flatnonzero(given < 0) if (given < 0).any() else np.flatnonzero(given == 0)
+    pool = np.flatnonzero(given < 0)
+    if not pool.size:
+        pool = np.flatnonzero(given == 0)
+        _warn_taken(manifest, shares)
     kinds = (_strata(manifest) if strata is None else strata)[pool]
     rng = np.random.default_rng(seed)
     codes = given.copy()
@@ -242,6 +245,17 @@ def _lend_group(chosen: Codes, split: int, members: Codes, classes: Codes, rows:
         chosen[spare[np.argmin(rows[spare])]] = split
 
 
+def _warn_taken(manifest: Manifest, shares: Floats) -> None:
+    """Warn where rows that were stated to train will test; that some validate is usual."""
+    if shares[2]:
+        warnings.warn(
+            f"{manifest.source}: all rows have a split, but none is test, so {shares[2]:.0%} of "
+            "the train rows become it. To train on them, set data.splits.test to 0",
+            ManifestWarning,
+            stacklevel=3,
+        )
+
+
 def _warn_single(manifest: Manifest, kinds: Codes, groups: Codes | None) -> None:
     """Warn of classes that no other split than train can have."""
     if not manifest.class_names:
@@ -283,10 +297,11 @@ def _refuse_empty(manifest: Manifest, codes: Codes, shares: Floats, groups: Code
     if not empty:
         return
     names = listed([f"{SPLITS[split]} ({shares[split]:.3g} of the rows)" for split in empty])
+    settings = " and ".join(f"data.splits.{SPLITS[split]}" for split in empty)
     have = f"{codes.size} rows"
     if groups is not None:
         have += f" in {groups.max(initial=-1) + 1} groups, which are never divided"
     raise ManifestError(
         f"{manifest.source}: every split must have a row, and every class one in train, but got "
-        f"none for {names} from {have}; add data or set the share to 0"
+        f"none for {names} from {have}; add data or set {settings} to 0"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import polars as pl
 
 from foveate.config.settings import DataConfig
+from foveate.data.csv_form import CsvForm
 from foveate.data.listing import METADATA_PREFIX, Listing, as_metadata, as_text, refuse
 from foveate.errors import ManifestError, listed, nearest
 
@@ -47,22 +47,22 @@ def read_table(
     is_file = isinstance(source, str | Path)
     path = existing_path(source) if is_file else None
     title = str(source) if is_file else "the dataframe"
-    names = _names(source, path)
+    form = _form(path) if path is not None else None
+    names = _names(source, path, form)
     chosen = _choose(names, title, config, with_targets)
     wanted = list(dict.fromkeys(chosen.values()))
     if path is None:
         raw = _narrowed(source, wanted)
     else:
         text = {chosen[ours] for ours in chosen if ours in _TEXT}
-        raw = _read_file(path, wanted, [*text, *config.columns.categorical])
-    is_lines = path is not None and path.suffix.lower() != ".parquet"
-    is_blank = raw.drop_in_place(_BLANK) if is_lines else None
-    frame = _typed(raw, chosen, title, config).with_row_index("row", 2 if is_lines else 0)
+        raw = _read_file(path, form, wanted, [*text, *config.columns.categorical])
+    is_blank = raw.drop_in_place(_BLANK) if form is not None else None
+    frame = _typed(raw, chosen, title, config).with_row_index("row", 0 if form is None else 2)
     if is_blank is not None:
         frame = frame.filter(~is_blank)
     start = Path(root) if root is not None else (path.parent if path is not None else Path())
     paths = [_below(frame[column], start) for column in ("image", "mask") if column in chosen]
-    word = "line" if is_lines else "row"
+    word = "row" if form is None else "line"
     return Listing(frame.with_columns(paths), start.resolve(), title, chosen, word)
 
 
@@ -87,6 +87,16 @@ def existing_path(source: str | Path) -> Path:
     return path
 
 
+def _form(path: Path) -> CsvForm | None:
+    """Look how a table is written; None where it is Parquet."""
+    suffix = path.suffix.lower()
+    if suffix not in TABLE_SUFFIXES:
+        raise ManifestError(
+            f"a table must be a {listed(TABLE_SUFFIXES)} file, but got {str(path)!r}"
+        )
+    return None if suffix == ".parquet" else CsvForm.of(path)
+
+
 def _choose(
     names: Sequence[str], source: str, config: DataConfig, with_targets: bool
 ) -> dict[str, str]:
@@ -97,7 +107,7 @@ def _choose(
         mask = "mask" if label is None and "mask" in names else None
         if label is None and mask is None:
             problems.append(
-                f"{source} has neither a column 'label' nor 'mask'; it has: {listed(names, 12)}. "
+                f"{source} has neither a column 'label' nor 'mask'; it has: {_quoted(names)}. "
                 "Name the target column with data.label or data.mask"
             )
     stated = {"image": config.image, "label": label, "mask": mask, "group": config.group}
@@ -110,8 +120,10 @@ def _choose(
         if METADATA_PREFIX + name in chosen:
             problems.append(f"column {name!r} must be named once in data.metadata, but got two")
         chosen[METADATA_PREFIX + name] = name
+    roles = {name: role.partition(".")[0] for role, name in reversed(chosen.items())}
     problems += [
-        f"column {name!r} is not in {source}; it has: {listed(names, 12)}.{nearest(name, names)}"
+        f"column {name!r} (data.{roles[name]}) is not in {source}; it has: {_quoted(names)}."
+        f"{nearest(name, names)}"
         for name in dict.fromkeys(chosen.values())
         if name not in names
     ]
@@ -119,11 +131,16 @@ def _choose(
     return chosen
 
 
-def _names(source: Any, path: Path | None) -> list[str]:
+def _quoted(names: Sequence[str]) -> str:
+    """List column names; quotes show white space that belongs to a name."""
+    return listed([repr(name) for name in names], 12)
+
+
+def _names(source: Any, path: Path | None, form: CsvForm | None) -> list[str]:
     """Read the column names of a table and no more."""
     if path is not None:
         try:
-            return _scan(path, [], rows_to_infer=0).collect_schema().names()
+            return _scan(path, form, [], rows_to_infer=0).collect_schema().names()
         except pl.exceptions.PolarsError as error:
             raise ManifestError(f"{path} cannot be read: {error}") from error
     if not hasattr(source, "__arrow_c_stream__"):
@@ -135,50 +152,35 @@ def _names(source: Any, path: Path | None) -> list[str]:
     return [str(name) for name in getattr(source, "column_names", None) or source.columns]
 
 
-def _scan(path: Path, text: Sequence[str], rows_to_infer: int | None) -> pl.LazyFrame:
-    suffix = path.suffix.lower()
-    if suffix not in TABLE_SUFFIXES:
-        raise ManifestError(
-            f"a table must be a {listed(TABLE_SUFFIXES)} file, but got {str(path)!r}"
-        )
-    if suffix == ".parquet":
+def _scan(
+    path: Path, form: CsvForm | None, text: Sequence[str], rows_to_infer: int | None
+) -> pl.LazyFrame:
+    if form is None:
         return pl.scan_parquet(path, glob=False)
     return pl.scan_csv(
         path,
-        separator="\t" if suffix == ".tsv" else ",",
+        separator=form.separator,
         infer_schema_length=rows_to_infer,
         schema_overrides=dict.fromkeys(text, pl.String),
         glob=False,
     )
 
 
-def _read_file(path: Path, wanted: Sequence[str], text: Sequence[str]) -> pl.DataFrame:
+def _read_file(
+    path: Path, form: CsvForm | None, wanted: Sequence[str], text: Sequence[str]
+) -> pl.DataFrame:
+    if form is not None:
+        form.require_once(wanted)
     try:
         # `text` keeps labels such as "01" as they are written.
-        frame = _scan(path, [n for n in text if n in wanted], None)
-        if path.suffix.lower() == ".parquet":
+        frame = _scan(path, form, [n for n in text if n in wanted], None)
+        if form is None:
             return frame.select(wanted).collect()
         is_blank = pl.all_horizontal(pl.all().is_null()).alias(_BLANK)
         return frame.with_columns(is_blank).select([*wanted, _BLANK]).collect()
     except pl.exceptions.PolarsError as error:
-        reason = _ragged_line(path) or str(error).splitlines()[0]
+        reason = (form and form.problem()) or str(error).splitlines()[0]
         raise ManifestError(f"{path} cannot be read: {reason}") from error
-
-
-def _ragged_line(path: Path) -> str | None:
-    """Find the first line of a CSV with more fields than the header, which polars only counts."""
-    if path.suffix.lower() == ".parquet":
-        return None
-    with path.open(newline="", encoding="utf-8", errors="replace") as file:
-        reader = csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
-        header = next(reader, [])
-        for fields in reader:
-            if len(fields) > len(header):
-                return (
-                    f"line {reader.line_num} has {len(fields)} fields, but the header has "
-                    f"{len(header)}; quote fields that contain the separator"
-                )
-    return None
 
 
 def _narrowed(source: Any, wanted: list[str]) -> pl.DataFrame:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from pathlib import Path
 
 from foveate.errors import ManifestError
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"})
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"}
+)
 """Files that count as images when a folder is listed, in lower case."""
+
+# What lies beside images and surely is none: notes, annotations, an operating system's own.
+_NOTES = frozenset({".txt", ".md", ".html", ".xml", ".json", ".csv", ".tsv", ".db", ".ini"})
 
 Stamp = list[int]
 
@@ -30,6 +36,7 @@ class FolderTree:
         self.stamps: dict[Path, Stamp] = {}
         self.settled = True
         self._entries: dict[Path, tuple[list[str], list[str]]] = {}
+        self._others: dict[Path, Counter[str]] = {}
 
     def entries(self, folder: Path) -> tuple[list[str], list[str]]:
         """Name the visible folders and image files in a folder.
@@ -51,6 +58,15 @@ class FolderTree:
             self.settled &= stamp(folder) == self.stamps[folder]
         return self._entries[folder]
 
+    def others(self, folder: Path) -> Counter[str]:
+        """Count the visible files of a folder that are called neither images nor notes, by suffix.
+
+        Raises:
+            ManifestError: It is no folder.
+        """
+        self.entries(folder)
+        return self._others[folder]
+
     def is_folder(self, path: Path) -> bool:
         """Whether there is a folder at a path."""
         self._note(path.parent)
@@ -68,19 +84,24 @@ class FolderTree:
 
     def _list(self, folder: Path) -> tuple[list[str], list[str]]:
         folders, images = [], []
+        others = self._others[folder] = Counter()
         with os.scandir(folder) as entries:
             for entry in entries:
                 name = entry.name
                 if name[0] == ".":
                     continue
-                is_image = name[name.rfind(".") :].lower() in IMAGE_SUFFIXES
+                _, dot, end = name.rpartition(".")
+                suffix = f"{dot}{end.lower()}" if dot else ""
+                is_image = suffix in IMAGE_SUFFIXES
                 # Only a link that is not called an image is followed: each costs a look at disk.
                 if entry.is_dir(follow_symlinks=not is_image):
                     folders.append(name)
                 elif is_image:
                     images.append(name)
-                elif entry.is_symlink():
-                    self.settled = False
+                else:
+                    self.settled &= not entry.is_symlink()
+                    if suffix not in _NOTES:
+                        others[suffix] += 1
         return sorted(folders), sorted(images)
 
 

@@ -211,7 +211,10 @@ class Predictor:
 
 
 def predict(
-    run: str | Path | Run, files: Sequence[str | Path], masks: str | Path | None = None
+    run: str | Path | Run,
+    files: Sequence[str | Path],
+    masks: str | Path | None = None,
+    unreadable: str | None = None,
 ) -> pl.DataFrame:
     """Predict what files show.
 
@@ -221,45 +224,68 @@ def predict(
             and the metadata columns the model was trained with.
         masks: Folder for predicted masks, PNG files of the image's own size that hold the mask
             values of the training data (segmentation only).
+        unreadable: What a file that cannot be read does: ``fail`` or ``skip``; as in training
+            when None.
 
     Returns:
         A row an image: ``image``, then ``predicted``, ``confidence`` and
         ``probability.<class>``, or for masks ``mask`` and ``share.<class>`` (share of pixels).
+        Where files were skipped, their rows hold nothing but ``image`` and ``problem``.
 
     Raises:
         RunError: The run has no trained model.
         ManifestError: There is nothing to read, or metadata is missing.
-        SampleError: A file cannot be read.
+        SampleError: A file cannot be read and may not be skipped, or none can.
     """
     opened = run if isinstance(run, Run) else Run.open(run)
     predictor = Predictor.load(opened.model_folder)
     config = opened.config()
+    policy = {"unreadable": unreadable or config.data.unreadable, "max_unreadable": 1.0}
+    config = config.model_copy(update={"data": config.data.model_copy(update=policy)})
     manifest = read_unlabelled([Path(file) for file in files], config.data, predictor.schema)
     mask_names = _mask_names(manifest)
-    parts = []
-    for rows, columns in _predictions(predictor, manifest, config):
+    loader = _loader(predictor, manifest, config)
+    done, parts = [], []
+    for rows, columns in _predictions(predictor, loader):
         places = manifest.image_places(rows)
         pictures = columns.pop("mask", None)
         if pictures is not None and masks is not None:
             paths = [Path(masks) / mask_names[row] for row in rows]
             _write_masks(paths, places, pictures, predictor.decode, config.cache_bytes)
             columns["mask"] = np.asarray([str(path) for path in paths], dtype=object)
-        parts.append(pl.DataFrame({"image": [str(place) for place in places], **columns}))
-    return pl.concat(parts)
+        done.append(rows)
+        parts.append(pl.DataFrame(columns))
+    places = manifest.image_places(np.arange(manifest.num_samples))
+    table = pl.DataFrame({"image": [str(place) for place in places]}).with_row_index("row")
+    predictions = pl.concat(parts).with_columns(
+        row=pl.Series(np.concatenate(done), dtype=pl.UInt32)
+    )
+    table = table.join(predictions, on="row", how="left", maintain_order="left").drop("row")
+    if reasons := loader.unreadable:
+        reasons = {path: reason.removeprefix(path).strip() for path, reason in reasons.items()}
+        problems = pl.col("image").replace_strict(reasons, default=None, return_dtype=pl.String)
+        table = table.with_columns(problem=problems)
+    return table
+
+
+def _loader(predictor: Predictor, manifest: Manifest, config: RunConfig) -> BatchLoader:
+    """Make a loader of images, or of their overlapping tiles."""
+    unreadable = config.data.unreadable
+    if predictor.tiles.size is not None:
+        manifest = predictor.tile_rows(manifest, config, unreadable)
+    return predictor.loader(manifest, config, unreadable)
 
 
 def _predictions(
-    predictor: Predictor, manifest: Manifest, config: RunConfig
+    predictor: Predictor, loader: BatchLoader
 ) -> Iterator[tuple[NDArray[np.integer], dict[str, NDArray[Any]]]]:
     """Yield rows and what is predicted of them, masks of tiled images at their own size."""
-    task = predictor.task
+    task, stream = predictor.task, predictor.stream(loader)
     if predictor.tiles.size is None or not isinstance(task, Segmentation):
-        for judged in predictor.stream(predictor.loader(manifest, config)):
+        for judged in stream:
             yield judged.rows, task.decode(judged.logits)
         return
-    tiles = predictor.tile_rows(manifest, config)
-    stream = predictor.stream(predictor.loader(tiles, config))
-    for whole in whole_images(predictor.bands(stream, tiles)):
+    for whole in whole_images(predictor.bands(stream, loader.manifest)):
         mask = task.mask_values(whole.ids[None])
         yield np.array([whole.image]), {"mask": mask, **task.share_columns(whole.shares)}
 

@@ -71,7 +71,7 @@ def load_bundle(folder: Path) -> Bundle:
     except FileNotFoundError:
         raise RunError(
             f"A trained model must be in {str(folder)!r}, but there is none. "
-            "Its training has not finished an epoch, or was another folder's."
+            "Its training has not ended: foveate train --resume RUN goes on with it."
         ) from None
     if description.pop("format", None) != FORMAT:
         raise RunError(f"The model in {str(folder)!r} was written by another version of foveate.")

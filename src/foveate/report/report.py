@@ -55,6 +55,7 @@ def _content(run: Run) -> dict[str, Any]:
         "name": run.folder.resolve().name,
         "folder": shlex.quote(str(run.folder)),
         "status": run.status(),
+        "has_model": run.model_folder.is_dir(),
         "config": config,
         "config_text": run.config_path.read_text(encoding="utf-8"),
         "changed": _changed_settings(config),

@@ -22,7 +22,7 @@ from foveate.data.samples import label_ids
 from foveate.data.splits import assign_splits
 from foveate.data.storage import Storage
 from foveate.data.tiles import count, grid, require_room, visits, with_sizes
-from foveate.errors import ConfigError, SampleError
+from foveate.errors import ConfigError, ManifestError, SampleError
 from foveate.models.backbones import get_backbone
 from foveate.models.build import ModelInputs
 from foveate.models.fusion import MetadataInputs
@@ -138,6 +138,7 @@ def prepare(
     else:
         manifest, task, counts = _classification(manifest, config)
     train = manifest.split("train")
+    _require_weight(train)
     schema = fit_schema(train, config.data.columns) if manifest.metadata_columns else None
     if schema is not None:
         schema.arrays(manifest)  # a bad value in a later split is better told now
@@ -162,6 +163,14 @@ def remote_protocols(manifest: Manifest) -> set[str]:
     columns = {"shard"} if manifest.is_packed else {"image", "mask"}
     found = (protocols(manifest.table[name]) for name in columns & set(manifest.table.columns))
     return set().union(*found)
+
+
+def _require_weight(train: Manifest) -> None:
+    if "weight" in train.table.columns and not (train.table["weight"] > 0).any():
+        raise ManifestError(
+            f"{train.source}: some row of the train split must have a weight above 0, or nothing "
+            "is learned, but all weights are 0."
+        )
 
 
 def _kind(manifest: Manifest, config: RunConfig) -> str:

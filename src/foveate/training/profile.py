@@ -25,6 +25,7 @@ from foveate.training.stages import plan_stages
 
 _SECONDS = 2.0  # of each measurement of a whole loader or model
 _WARM_STEPS = 2
+_HARDLY = 0.05  # share of the time; a model that waits for data no longer is not held up by it
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Profile:
     Attributes:
         times: Where the time of one thread goes.
         threads: Threads that the settings give the loader.
-        loading: Images a second of the whole loader, by threads.
+        loading: Images a second of the whole loader once it runs, by threads.
         decoding: Images a second of decoding alone, on as many threads.
         reading: Images a second of reading alone, again, on as many threads.
         models: Images a second of the model, by stage; empty where it was left out.
@@ -75,6 +76,8 @@ class Profile:
     def bottleneck(self) -> str:
         """``model``, ``disk``, or the part of loading that takes most of its time."""
         if self.models and max(self.models.values()) < self.speed:
+            return "model"
+        if self.wait_share is not None and self.wait_share < _HARDLY:
             return "model"
         shares = self.times.shares
         largest = max(shares, key=shares.__getitem__)
@@ -150,11 +153,13 @@ def _counts(threads: int) -> list[int]:
 
 
 def _loader_speed(prepared: Prepared, config: RunConfig, threads: int) -> float:
-    """Images a second of a loader from its start on."""
+    """Images a second of a loader, from its first batch on."""
     setting = config.loader.model_copy(update={"threads": threads})
     loader = prepared.loader("train", config.model_copy(update={"loader": setting}))
+    batches = _endless(loader)
+    next(batches)  # what is imported and started for it is no loading
     images, started = 0, time.perf_counter()
-    for inputs, *_ in _endless(loader):
+    for inputs, *_ in batches:
         images += len(inputs["images"])
         elapsed = time.perf_counter() - started
         if elapsed > _SECONDS:

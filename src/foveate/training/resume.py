@@ -17,7 +17,12 @@ from rich.console import Console
 from foveate.config.settings import RunConfig
 from foveate.data.loader import BatchLoader
 from foveate.runs import Run
-from foveate.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from foveate.training.checkpoint import (
+    Checkpoint,
+    has_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
 from foveate.training.tally import Tally
 
 
@@ -35,6 +40,8 @@ class Stateful(Protocol):
 
 class Checkpoints(keras.callbacks.Callback):
     """Writes checkpoints of one stage: in time, at its end, and when asked to stop.
+
+    The end of a run's first epoch is stored as well: what was learned can then be gone on with.
 
     It must come after the callbacks whose state it keeps.
 
@@ -111,11 +118,12 @@ class Checkpoints(keras.callbacks.Callback):
             self._save(self._epoch, finished=False)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Save at the end of the stage, or where it is time to."""
+        """Save at the end of the stage, of the run's first epoch, or where it is time to."""
         # The next epoch is new, even where this one was cut short.
         self.position = (self._stage_start + epoch + 1) * len(self._loader)
         finished = epoch + 1 == self._epochs or self.model.stop_training
-        if finished or self._is_time() or self.stop_with:
+        is_first = not has_checkpoint(self._run.checkpoints)
+        if finished or is_first or self._is_time() or self.stop_with:
             self._save(epoch + 1, finished)
 
     def _is_time(self) -> bool:
