@@ -117,7 +117,7 @@ def cut_short(folder: str) -> dict[str, Any]:
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.SGD(1e-3), loss, jit_compile=runtime.jit_compile())
     trained: list[int] = []
-    time = RunTime(44.0, Clock(lambda: float(len(trained))), Pace(8, 15), 0)
+    time = RunTime(44.0, Clock(lambda: float(len(trained))), Pace(8, 15), 0, end=9.0)
     keeper = TimeKeeper(StageTime(time, 1.0, 0.0, cycle=2), loader, None, is_first=True)
     counts = keras.callbacks.LambdaCallback(
         on_train_batch_end=lambda batch, logs: trained.append(batch)

@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 from foveate.errors import BudgetError
 from foveate.training.clock import Clock, Pace, RunTime, StageTime
 
+END = 9.0
+
 
 class Watch:
     """A clock moved by hand."""
@@ -19,7 +21,7 @@ class Watch:
 
 
 def run_time(watch: Watch, budget: float, judged: int = 0, is_resumed: bool = False) -> RunTime:
-    return RunTime(budget, Clock(watch), Pace(10, 100), judged, is_resumed)
+    return RunTime(budget, Clock(watch), Pace(10, 100), judged, END, is_resumed)
 
 
 def test_a_clock_counts_what_was_spent_before() -> None:
@@ -177,7 +179,7 @@ def test_a_planned_validation_counts_until_there_is_one() -> None:
 def test_a_run_whose_validation_is_known_to_last_is_refused_at_once(
     planned: float | None,
 ) -> None:
-    run = RunTime(60.0, Clock(Watch()), Pace(1, 200, planned), 400)
+    run = RunTime(60.0, Clock(Watch()), Pace(1, 200, planned), 400, END)
     if planned is None:
         run.require_enough()
     else:  # 60 s are judged

@@ -157,7 +157,10 @@ def test_an_image_that_cannot_be_read_is_left_out(
     assert outcome["num_unreadable"] == 1
     assert np.sum(outcome["confusion_matrix"]) == pixels(paths[1:])
     with pytest.raises(SampleError, match=Path(paths[0]).name):
-        predict(run, paths)
+        predict(run, paths, unreadable="fail")
+    predicted = predict(run, paths, masks=tmp_path)  # as in training
+    assert predicted["problem"].is_null().to_list() == [False] + [True] * (len(paths) - 1)
+    assert predicted["mask"].is_null().to_list() == [True] + [False] * (len(paths) - 1)
 
 
 def test_rows_of_tiles(canvases: Path, tile_config: Config) -> None:

@@ -20,9 +20,6 @@ END_SECONDS = 4.5
 """Saving the model (0.6), giving memory back (0.7), loading it to judge (0.9), pictures of the
 worst mistakes (0.5), the report (0.5), the end of the process (1.3), as measured with
 MobileNetV3Small on two cores; what a larger network adds goes by the time it takes to compile."""
-END_AT_MOST = 9.0
-"""The same on a machine that has other things to do as well; a run that states its time keeps so
-much free."""
 _LEAST_ERROR = 0.05
 _ERROR_OF_ONCE = 0.3
 """Share by which starting and compiling differed between a trial and its run, on two cores whose

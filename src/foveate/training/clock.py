@@ -13,7 +13,6 @@ from collections.abc import Callable
 import psutil
 
 from foveate.errors import BudgetError
-from foveate.planning.reckon import END_AT_MOST
 
 _SAFETY = 1.25
 """By how much what comes once may take longer than it did, on a machine that others use too."""
@@ -161,8 +160,8 @@ class RunTime:
         clock: What it has spent.
         pace: What was measured.
         num_judged: Samples that are judged after the training.
+        end: Seconds that follow judging and cannot be measured before: saving, the report.
         is_resumed: Whether the run goes on: then it ends with what it has, however late.
-        slowness: How many times as long things take here as on an idle machine, at least 1.
     """
 
     def __init__(
@@ -171,12 +170,12 @@ class RunTime:
         clock: Clock,
         pace: Pace,
         num_judged: int,
+        end: float,
         is_resumed: bool = False,
-        slowness: float = 1.0,
     ) -> None:
         self.clock, self.pace = clock, pace
         self._budget, self._num_judged = budget, num_judged
-        self._is_resumed, self._end = is_resumed, END_AT_MOST * slowness
+        self._is_resumed, self._end = is_resumed, end
 
     @property
     def training_end(self) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from time import process_time
 from typing import Any
 
 import keras
@@ -14,6 +13,7 @@ from foveate.errors import ConfigError, nearest
 from foveate.models.build import build_model
 from foveate.planning.guard import MemoryGuard
 from foveate.planning.plan import Plan
+from foveate.planning.reckon import END_SECONDS
 from foveate.runs import Run
 from foveate.scale import runtime
 from foveate.scale.allocation import settle_allocation
@@ -27,7 +27,11 @@ from foveate.training.resizing import settle_sizes
 from foveate.training.tally import Tally
 from foveate.training.views import settle_views
 
-_SLOWEST = 3.0  # times as slow as an idle machine; more was hardly measured right
+_LEAST_END = 9.0  # seconds; twice what it took on an idle machine
+_BUILD_SECONDS = 0.004
+"""To build a network with each of its variables, on the machine of `END_SECONDS` while idle."""
+_SLOWEST = 4.0  # times as slow as that; more is no sign of a slow machine but of a download
+_BUILDS_AT_END = 1.5  # times building it: it is saved, and loaded again to be judged
 
 
 def set_up(
@@ -58,17 +62,14 @@ def set_up(
         prepared = prepare(data, config, report)
     announce(console, prepared, config)
     keras.utils.set_random_seed(config.seed)
-    began, computed = clock.spent, process_time()
+    began = clock.spent
     with runtime.dtype_policy(config.recipe.precision):
         model = build_model(config.model, prepared.model_inputs, prepared.task, config.seed)
-    # One thread computes here, and nothing is waited for but processors that others use, too.
-    slowness = min(
-        max((clock.spent - began) / max(process_time() - computed, 1e-9), 1.0), _SLOWEST
-    )
+    end = end_seconds(clock.spent - began, len(model.variables))
     config = settle_views(settle_sizes(config, prepared, model), prepared, model)
     tally = Tally(clock, MemoryGuard(memory_limit(config)))
     planned = plan.validation_seconds if plan else None
-    time = _time(config, prepared, clock, checkpoint is not None, slowness, planned)
+    time = _time(config, prepared, clock, end, checkpoint is not None, planned)
     stopping = settle_stopping(config, prepared)
     return Work(run, config, prepared, model, stopping, console, tally, time)
 
@@ -77,8 +78,8 @@ def _time(
     config: RunConfig,
     prepared: Prepared,
     clock: Clock,
+    end: float,
     is_resumed: bool,
-    slowness: float,
     planned: float | None,
 ) -> RunTime | None:
     """What the run may take; samples of the test split, or those in its place, are judged."""
@@ -86,7 +87,25 @@ def _time(
         return None
     judged = prepared.num_judged("test") or prepared.num_judged("validation")
     pace = Pace(config.batch_size, prepared.rows("validation").num_samples, planned)
-    return RunTime(config.budget.time, clock, pace, judged, is_resumed, slowness)
+    return RunTime(config.budget.time, clock, pace, judged, end, is_resumed)
+
+
+def end_seconds(build_seconds: float, num_variables: int) -> float:
+    """Estimate what follows training, but for judging: saving, loading, reporting, the exit.
+
+    Like building the network, all of that is Python at work, and slow where building was: on a
+    slow machine, or one that others use as well.
+
+    Args:
+        build_seconds: What building the network took.
+        num_variables: How many weights and states it has, which a machine builds at one pace.
+
+    Returns:
+        Seconds.
+    """
+    usual = _BUILD_SECONDS * num_variables
+    slowness = min(max(build_seconds / usual, 1.0), _SLOWEST)
+    return max(slowness * (END_SECONDS + _BUILDS_AT_END * usual), _LEAST_END)
 
 
 def settle_stopping(config: RunConfig, prepared: Prepared) -> StoppingConfig:
