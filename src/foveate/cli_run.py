@@ -123,6 +123,7 @@ def predict_files(
     """Write what the model of a run makes of files; masks go to a folder beside the table."""
     from foveate.disk import replacing
     from foveate.errors import ConfigError, SampleError, listed
+    from foveate.runs import Run
 
     suffix = out.suffix.lower()
     if suffix not in (".csv", ".parquet") or out.is_dir():
@@ -133,6 +134,8 @@ def predict_files(
     try:
         table = verb.predict(folder, files, masks, unreadable)
     except SampleError as error:
+        if (unreadable or Run.open(folder).config().data.unreadable) == "skip":
+            raise  # all of them are unreadable
         raise SampleError(f"{error}. To predict on the others: --unreadable skip") from error
     out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as beside:

@@ -48,7 +48,7 @@ def listed(items: Sequence[str], shown: int = 5) -> str:
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
-    """Suggest the known name that a misspelt one probably meant.
+    """Suggest the known name that a misspelt one, or one of initials, probably meant.
 
     Args:
         name: What the user wrote.
@@ -62,8 +62,8 @@ def nearest(name: str, known: Sequence[str]) -> str:
     lowered = {candidate.lower(): candidate for candidate in known}
     initials = {"".join(word[:1] for word in low.split("_")): low for low in lowered if "_" in low}
     close = difflib.get_close_matches(name.lower(), list(lowered), n=1, cutoff=0.6)
-    close = close or [initials[low] for low in [name.lower()] if low in initials]
-    return f" Did you mean {lowered[close[0]]!r}?" if close else ""
+    found = close[0] if close else initials.get(name.lower())
+    return f" Did you mean {lowered[found]!r}?" if found else ""
 
 
 def first_cause(error: BaseException) -> str:

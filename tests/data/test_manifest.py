@@ -329,6 +329,7 @@ class TestRefusedTables:
         ("text", "said"),
         [
             ("", "must have a header"),
+            ("x" * 200_000, "must be a text of fields, but got: field larger than"),
             ("image,label\n", "must list samples, but got no row"),
             ("image,label\na.jpg,cat\n", "at least two classes, but got only 'cat'"),
             (

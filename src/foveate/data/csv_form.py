@@ -36,7 +36,7 @@ class CsvForm:
         """Look at the beginning of a file.
 
         Raises:
-            ManifestError: It is empty, or UTF-16.
+            ManifestError: It is empty, UTF-16, or no text at all.
         """
         with path.open("rb") as file:
             start = file.read(len(codecs.BOM_UTF16_LE))
@@ -88,4 +88,7 @@ class CsvForm:
 
 def _header(path: Path, separator: str) -> list[str]:
     with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
-        return next(csv.reader(file, delimiter=separator), [])
+        try:
+            return next(csv.reader(file, delimiter=separator), [])
+        except csv.Error as error:
+            raise ManifestError(f"{path} must be a text of fields, but got: {error}") from None

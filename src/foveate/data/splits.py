@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from foveate.config.settings import SplitConfig
-from foveate.data.checks import ManifestWarning
-from foveate.data.listing import SPLITS
 from foveate.data.manifest import Manifest
-from foveate.errors import ManifestError, listed
-
-Codes = NDArray[np.int64]
-Floats = NDArray[np.float64]
+from foveate.data.split_checks import (
+    Codes,
+    Floats,
+    refuse_divided,
+    refuse_empty,
+    warn_single,
+    warn_taken,
+    warn_untrained,
+)
 
 _EPSILON = 1e-9  # 30 * 0.1 is 3.0000000000000004: rounding errors must not count as remainders
 
@@ -50,7 +50,7 @@ def assign_splits(
     given = _given(manifest)
     groups = _group_codes(manifest)
     if groups is not None:
-        _refuse_divided(manifest, given, groups)
+        refuse_divided(manifest, given, groups)
         given = _follow(given, groups)
     shares = np.array([0.0, config.validation, config.test])
     shares[[split for split in (1, 2) if (given == split).any()]] = 0.0
@@ -58,7 +58,7 @@ def assign_splits(
     pool = np.flatnonzero(given < 0)
     if not pool.size:
         pool = np.flatnonzero(given == 0)
-        _warn_taken(manifest, shares)
+        warn_taken(manifest, shares)
     kinds = (_strata(manifest) if strata is None else strata)[pool]
     rng = np.random.default_rng(seed)
     codes = given.copy()
@@ -67,9 +67,9 @@ def assign_splits(
     else:
         codes[pool] = _by_group(kinds, groups[pool], shares, rng)
     if strata is None:
-        _warn_single(manifest, kinds, None if groups is None else groups[pool])
-        _warn_untrained(manifest, codes)
-    _refuse_empty(manifest, codes, shares, groups)
+        warn_single(manifest, kinds, None if groups is None else groups[pool])
+        warn_untrained(manifest, codes)
+    refuse_empty(manifest, codes, shares, groups)
     return manifest.with_splits(codes)
 
 
@@ -122,19 +122,6 @@ def _ranked(values: Codes) -> tuple[Codes, Codes]:
     """Number equal integers alike, as `_ranks`, and count the rows of each number."""
     distinct, counts = np.unique(values, return_counts=True)
     return np.searchsorted(distinct, values), counts
-
-
-def _refuse_divided(manifest: Manifest, given: Codes, groups: Codes) -> None:
-    pairs = np.unique((groups * len(SPLITS) + given)[given >= 0])
-    divided, counts = np.unique(pairs // len(SPLITS), return_counts=True)
-    if (divided := divided[counts > 1]).size:
-        firsts = [int(np.argmax(groups == group)) for group in divided]
-        what = "group" if "group" in manifest.table.columns else "image"
-        names = [repr(manifest.table[what][row]) for row in firsts]
-        raise ManifestError(
-            f"{manifest.source}: the rows of one {what} must be given one split, but got several "
-            f"for {listed(names)}"
-        )
 
 
 def _follow(given: Codes, groups: Codes) -> Codes:
@@ -243,65 +230,3 @@ def _lend_group(chosen: Codes, split: int, members: Codes, classes: Codes, rows:
     spare = np.flatnonzero(~bound & (np.bincount(chosen, minlength=3)[chosen] > 1))
     if spare.size:
         chosen[spare[np.argmin(rows[spare])]] = split
-
-
-def _warn_taken(manifest: Manifest, shares: Floats) -> None:
-    """Warn where rows that were stated to train will test; that some validate is usual."""
-    if shares[2]:
-        warnings.warn(
-            f"{manifest.source}: all rows have a split, but none is test, so {shares[2]:.0%} of "
-            "the train rows become it. To train on them, set data.splits.test to 0",
-            ManifestWarning,
-            stacklevel=3,
-        )
-
-
-def _warn_single(manifest: Manifest, kinds: Codes, groups: Codes | None) -> None:
-    """Warn of classes that no other split than train can have."""
-    if not manifest.class_names:
-        return
-    if groups is not None:
-        width = groups.max(initial=0) + 1
-        kinds = np.unique(kinds * width + groups) // width  # a group counts once for a class
-    counts = np.bincount(kinds, minlength=len(manifest.class_names))
-    single = [repr(manifest.class_names[kind]) for kind in np.flatnonzero(counts == 1)]
-    if single:
-        warnings.warn(
-            f"{manifest.source}: classes with one {'sample' if groups is None else 'group'} are "
-            f"trained on but never judged: {listed(single)}",
-            ManifestWarning,
-            stacklevel=3,
-        )
-
-
-def _warn_untrained(manifest: Manifest, codes: Codes) -> None:
-    """Warn of classes that given splits keep out of train."""
-    if not manifest.class_names:
-        return
-    kinds = _strata(manifest)[codes == 0]
-    counts = np.bincount(kinds, minlength=len(manifest.class_names))
-    absent = [
-        repr(name) for name, count in zip(manifest.class_names, counts, strict=True) if not count
-    ]
-    if absent:
-        warnings.warn(
-            f"{manifest.source}: classes without a row in train cannot be learned: "
-            f"{listed(absent)}",
-            ManifestWarning,
-            stacklevel=3,
-        )
-
-
-def _refuse_empty(manifest: Manifest, codes: Codes, shares: Floats, groups: Codes | None) -> None:
-    empty = [split for split in range(3) if shares[split] > 0 and not (codes == split).any()]
-    if not empty:
-        return
-    names = listed([f"{SPLITS[split]} ({shares[split]:.3g} of the rows)" for split in empty])
-    settings = " and ".join(f"data.splits.{SPLITS[split]}" for split in empty)
-    have = f"{codes.size} rows"
-    if groups is not None:
-        have += f" in {groups.max(initial=-1) + 1} groups, which are never divided"
-    raise ManifestError(
-        f"{manifest.source}: every split must have a row, and every class one in train, but got "
-        f"none for {names} from {have}; add data or set {settings} to 0"
-    )

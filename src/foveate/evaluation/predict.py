@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
@@ -19,12 +17,11 @@ from foveate.data.decode import probe
 from foveate.data.loader import BatchLoader
 from foveate.data.manifest import Manifest
 from foveate.data.metadata import MetadataSchema
-from foveate.data.places import Place
 from foveate.data.storage import Storage
 from foveate.data.tiles import grid, require_room, with_sizes
 from foveate.data.unlabelled import read_unlabelled
-from foveate.disk import write_atomically
 from foveate.errors import SampleError
+from foveate.evaluation.masks import mask_names, write_masks
 from foveate.evaluation.stitch import Band, blended, whole_images
 from foveate.models.bundle import Bundle, load_bundle
 from foveate.runs import Run
@@ -243,29 +240,32 @@ def predict(
     policy = {"unreadable": unreadable or config.data.unreadable, "max_unreadable": 1.0}
     config = config.model_copy(update={"data": config.data.model_copy(update=policy)})
     manifest = read_unlabelled([Path(file) for file in files], config.data, predictor.schema)
-    mask_names = _mask_names(manifest)
+    names = mask_names(manifest)
     loader = _loader(predictor, manifest, config)
-    done, parts = [], []
+    parts = []
     for rows, columns in _predictions(predictor, loader):
-        places = manifest.image_places(rows)
         pictures = columns.pop("mask", None)
         if pictures is not None and masks is not None:
-            paths = [Path(masks) / mask_names[row] for row in rows]
-            _write_masks(paths, places, pictures, predictor.decode, config.cache_bytes)
+            paths = [Path(masks) / names[row] for row in rows]
+            places = manifest.image_places(rows)
+            write_masks(paths, places, pictures, predictor.decode, config.cache_bytes)
             columns["mask"] = np.asarray([str(path) for path in paths], dtype=object)
-        done.append(rows)
-        parts.append(pl.DataFrame(columns))
+        parts.append(pl.DataFrame({"row": rows.astype(np.uint32), **columns}))
+    return _table(manifest, pl.concat(parts), loader.unreadable)
+
+
+def _table(
+    manifest: Manifest, predictions: pl.DataFrame, unreadable: Mapping[str, str]
+) -> pl.DataFrame:
+    """Put predictions beside their images, and reasons where there are none."""
     places = manifest.image_places(np.arange(manifest.num_samples))
     table = pl.DataFrame({"image": [str(place) for place in places]}).with_row_index("row")
-    predictions = pl.concat(parts).with_columns(
-        row=pl.Series(np.concatenate(done), dtype=pl.UInt32)
-    )
     table = table.join(predictions, on="row", how="left", maintain_order="left").drop("row")
-    if reasons := loader.unreadable:
-        reasons = {path: reason.removeprefix(path).strip() for path, reason in reasons.items()}
-        problems = pl.col("image").replace_strict(reasons, default=None, return_dtype=pl.String)
-        table = table.with_columns(problem=problems)
-    return table
+    if not unreadable:
+        return table
+    reasons = {path: reason.removeprefix(path).strip() for path, reason in unreadable.items()}
+    problems = pl.col("image").replace_strict(reasons, default=None, return_dtype=pl.String)
+    return table.with_columns(problem=problems)
 
 
 def _loader(predictor: Predictor, manifest: Manifest, config: RunConfig) -> BatchLoader:
@@ -288,34 +288,3 @@ def _predictions(
     for whole in whole_images(predictor.bands(stream, loader.manifest)):
         mask = task.mask_values(whole.ids[None])
         yield np.array([whole.image]), {"mask": mask, **task.share_columns(whole.shares)}
-
-
-def _mask_names(manifest: Manifest) -> list[str]:
-    """Name a PNG file for each row after its image; of equal names later ones get a number."""
-    stems = [Path(manifest.image_path(row)).stem for row in range(manifest.num_samples)]
-    taken, numbers, names = set(stems), dict[str, Iterator[int]](), []
-    for stem in stems:
-        name = stem
-        if stem in numbers:
-            numbered = (f"{stem}_{number}" for number in numbers[stem])
-            name = next(name for name in numbered if name not in taken)
-            taken.add(name)
-        numbers.setdefault(stem, count(2))
-        names.append(f"{name}.png")
-    return names
-
-
-def _write_masks(
-    paths: Sequence[Path],
-    images: Sequence[Place],
-    masks: NDArray[np.uint8],
-    decode: DecodeConfig,
-    cache_bytes: int,
-) -> None:
-    """Write masks (B, H, W) at the sizes of their images."""
-    with Storage(cache_bytes) as storage:
-        for path, image, mask in zip(paths, images, masks, strict=True):
-            height, width = probe(storage.fetch(image), decode)
-            if mask.shape != (height, width):
-                mask = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-            write_atomically(path, cv2.imencode(".png", mask)[1].tobytes())
