@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import polars as pl
@@ -87,3 +88,10 @@ def test_readme_shows_what_matters() -> None:
     rules = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert targets == {"quickstart", "test", "check", "bench"}
     assert targets <= rules
+
+
+def test_readme_names_what_can_be_installed_as_well() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    extras = extras["project"]["optional-dependencies"]
+    assert [extra for extra in extras if extra != "dev" and extra not in text] == []

@@ -114,13 +114,16 @@ def evaluate(run: str | Path | Run, split: str = "test") -> dict[str, Any]:
 
 
 def predict(
-    run: str | Path | Run, files: Sequence[str | Path], masks: str | Path | None = None
+    run: str | Path | Run,
+    files: Sequence[str | Path],
+    masks: str | Path | None = None,
+    unreadable: str | None = None,
 ) -> pl.DataFrame:
     """Predict what files show; see `foveate.evaluation.predict.predict`."""
     _prepare_for(run)
     from foveate.evaluation import predict as prediction
 
-    return prediction.predict(run, files, masks)
+    return prediction.predict(run, files, masks, unreadable)
 
 
 def _prepare_for(run: str | Path | Run) -> None:

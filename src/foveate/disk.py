@@ -7,8 +7,14 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from foveate.errors import RunError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 @contextmanager
@@ -43,6 +49,24 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as beside:
         beside.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def is_locked(file: IO[str], waits: bool = False) -> bool:
+    """Lock a file until it is closed, or the process ends, however it ends.
+
+    Args:
+        file: An open file.
+        waits: Whether to wait for another process that has locked it.
+
+    Returns:
+        False where another process has locked it; True on systems without such locks.
+    """
+    if fcntl is not None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
+        except BlockingIOError:
+            return False
+    return True
 
 
 def sync_folder(folder: Path) -> None:

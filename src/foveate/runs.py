@@ -6,7 +6,8 @@ import json
 import os
 import shlex
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import psutil
 
 from foveate.config.files import load_config, to_toml
 from foveate.config.settings import RunConfig
-from foveate.disk import write_atomically
+from foveate.disk import is_locked, write_atomically
 from foveate.errors import RunError
 
 
@@ -308,6 +309,27 @@ class Run:
         except ValueError as error:
             raise RunError(f"{path} must be JSON, but got: {error}.") from None
         return content
+
+    def forget_judgements(self) -> None:
+        """Delete scores, predictions and report: the model that they speak of is trained on."""
+        for folder in (self.evaluation_path("test").parent, self.predictions_path("test").parent):
+            shutil.rmtree(folder, ignore_errors=True)
+        self.report_path.unlink(missing_ok=True)
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Be the only process that trains the run, until the end of the context or the process.
+
+        Raises:
+            RunError: Another one does.
+        """
+        with (self.folder / ".lock").open("w") as file:
+            if not is_locked(file):
+                raise RunError(
+                    f"Another process is training the run {str(self.folder)!r} right now. "
+                    "Wait for it, or stop it first."
+                )
+            yield
 
     def discard(self) -> None:
         """Delete the run folder."""

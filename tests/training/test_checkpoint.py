@@ -106,3 +106,42 @@ def test_another_model_is_refused(model: keras.Model, tmp_path: Path) -> None:
     assert found is not None
     with pytest.raises(RunError, match="must fit the model"):
         found.restore(other, "model")
+
+
+@pytest.mark.parametrize("scaled", [False, True], ids=["adam", "with loss scaling"])
+@pytest.mark.parametrize("num_batches", [4, 5], ids=["between steps", "in a step"])
+def test_smaller_batches_go_on_with_the_same_step(
+    num_batches: int, scaled: bool, tmp_path: Path
+) -> None:
+    """Steps of two batches of 8 become steps of four batches of 4, wherever the first ended."""
+    rng = np.random.default_rng(1)
+    inputs, targets = rng.normal(size=(8, 8, 4)), rng.normal(size=(8, 8, 3))
+
+    def compiled(steps: int) -> keras.Model:
+        dense = keras.layers.Dense(3, kernel_initializer="ones")
+        model = keras.Sequential([keras.Input((4,)), dense])
+        optimizer = keras.optimizers.SGD(0.1, momentum=0.9, gradient_accumulation_steps=steps)
+        if scaled:
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+        model.compile(optimizer, "mse")
+        model.optimizer.build(model.trainable_variables)
+        return model
+
+    whole = compiled(2)
+    for x, y in zip(inputs[:num_batches], targets[:num_batches], strict=True):
+        whole.train_on_batch(x, y)
+    state = {"batch_size": 8, "position": num_batches, "parts": {"rate": {"seen": num_batches}}}
+    save_checkpoint(tmp_path, num_batches, state, whole)
+    found = load_checkpoint(tmp_path)
+    assert found is not None
+    half = compiled(4)
+    smaller = found.in_batches_of(4)
+    smaller.restore(half, "model")
+    smaller.restore(half, "optimizer")
+    assert smaller.state["position"] == 2 * num_batches
+    for x, y in zip(inputs[num_batches:], targets[num_batches:], strict=True):
+        whole.train_on_batch(x, y)
+        for part in (slice(4), slice(4, 8)):
+            half.train_on_batch(x[part], y[part])
+    for mine, theirs in zip(half.get_weights(), whole.get_weights(), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-6)

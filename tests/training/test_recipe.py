@@ -187,14 +187,39 @@ def test_without_validation_the_training_loss_chooses(
     assert "val_loss" not in run.history()[0]
 
 
+def test_a_step_has_no_more_batches_than_there_are_rows(
+    digit_table: Path, tiny_config: Config, tmp_path: Path
+) -> None:
+    """Else an epoch would end in the middle of a step, and the first change nothing at all."""
+    table = digit_table.with_name("few.csv")
+    pl.read_csv(digit_table).gather_every(15).write_csv(table)
+    config = tiny_config(
+        data__batch_size=1,
+        recipe__effective_batch_size=64,
+        recipe__epochs=2,
+        data__splits__test=0,
+    )
+    run = train(table, config, tmp_path / "run")
+    num_trained = Manifest.load(run.manifest_path).split("train").num_samples
+    assert num_trained < 64
+    assert run.config().gradient_accumulation_steps == num_trained
+    assert run.history()[0]["loss"] != run.history()[1]["loss"]
+
+
 def test_rows_that_weigh_nothing_are_refused(
     digit_table: Path, tiny_config: Config, tmp_path: Path
 ) -> None:
     table = digit_table.with_name("weightless.csv")
     pl.read_csv(digit_table).with_columns(w=pl.lit(0.0)).write_csv(table)
-    with pytest.raises(ManifestError, match="a weight above 0, or nothing is learned"):
+    with pytest.raises(ManifestError, match="of the train split must have a weight above 0"):
         train(table, tiny_config(data__weight="w"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+    split = pl.Series("split", (["train"] * 4 + ["validation"]) * 30)
+    weight = (split == "train").cast(float).alias("w")
+    pl.read_csv(digit_table).with_columns(split, weight).write_csv(table)
+    config = tiny_config(data__weight="w", data__split="split", data__splits__test=0)
+    with pytest.raises(ManifestError, match="of the validation split must have a weight above 0"):
+        train(table, config, tmp_path / "run")
 
 
 @pytest.mark.parametrize(

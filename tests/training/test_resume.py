@@ -249,6 +249,32 @@ def test_the_first_epoch_is_not_lost(
     assert len(run.history()) == 3
 
 
+def test_only_one_process_goes_on_with_a_run(tmp_path: Path, config: Any) -> None:
+    """Also in the seconds before either has said that it does."""
+    run = Run.create(tmp_path / "run", config)
+    with run.claimed(), pytest.raises(RunError, match="Another process is training"):
+        resume(run.folder)
+    with pytest.raises(RunError, match="stopped before its first"):
+        resume(run.folder)
+
+
+def test_what_was_judged_before_is_forgotten(
+    config: Any, digit_folders: Path, tmp_path: Path
+) -> None:
+    """Scores of weights that were trained further are none of the final model."""
+    with pytest.MonkeyPatch.context() as patch:
+        step = on_call(8, LearningRate.on_train_batch_begin)
+        patch.setattr(LearningRate, "on_train_batch_begin", step)
+        with pytest.raises(Killed):
+            train(digit_folders, config, tmp_path / "run")
+    run = Run(tmp_path / "run")
+    run.save_json(run.evaluation_path("validation"), {"scores": {}})
+    run.report_path.write_text("old")
+    resume(run.folder)
+    assert not run.evaluation_path("validation").exists()
+    assert run.lacks_report()
+
+
 def test_killed_before_its_first_batch(tmp_path: Path, config: Any) -> None:
     """The folder is there, and says nothing yet of who trains it."""
     run = Run.create(tmp_path / "run", config)

@@ -36,11 +36,13 @@ class Checkpoint:
         path: The file it came from.
         state: JSON values: where the run stood.
         arrays: Values of the variables by group (``model``, ``optimizer``, ``metrics``).
+        factor: Batches that one of then counts for, as batches have become smaller.
     """
 
     path: Path
     state: Mapping[str, Any]
     arrays: Mapping[str, Sequence[NDArray[Any]]]
+    factor: int = 1
 
     def restore(self, model: keras.Model, group: str) -> None:
         """Set variables to what they were.
@@ -65,7 +67,10 @@ class Checkpoint:
                 "foveate or Keras; go on with that one, or start anew with --out."
             )
         for variable, value in zip(variables, values, strict=True):
-            variable.assign(value)
+            # Keras counts batches, and sums the gradients of those of an unfinished step.
+            counts = variable.path.endswith("iteration") or "gradient_accumulator" in variable.path
+            is_scaled = group == "optimizer" and counts
+            variable.assign(value * self.factor if is_scaled else value)
 
     def in_batches_of(self, size: int) -> Checkpoint:
         """Say the same moment in smaller batches, of which a step has as many more.
@@ -74,8 +79,7 @@ class Checkpoint:
             size: Samples of a batch; the size that was is a multiple of it.
 
         Returns:
-            A checkpoint to go on from with a loader and an optimizer for such batches. It must
-            have been written between two steps.
+            A checkpoint to go on from with a loader and an optimizer for such batches.
         """
         factor = self.state["batch_size"] // size
         if factor == 1:
@@ -84,10 +88,7 @@ class Checkpoint:
         parts = {**self.state["parts"], "rate": {**rate, "seen": rate["seen"] * factor}}
         position = self.state["position"] * factor
         state = {**self.state, "position": position, "batch_size": size, "parts": parts}
-        # Keras counts the batches that an optimizer has seen, in its first variable.
-        batches, *others = self.arrays["optimizer"]
-        arrays = {**self.arrays, "optimizer": [batches * factor, *others]}
-        return Checkpoint(self.path, state, arrays)
+        return Checkpoint(self.path, state, self.arrays, self.factor * factor)
 
 
 def save_checkpoint(

@@ -138,7 +138,8 @@ def prepare(
     else:
         manifest, task, counts = _classification(manifest, config)
     train = manifest.split("train")
-    _require_weight(train)
+    for split in ("train", "validation"):
+        _require_weight(manifest.split(split), split)
     schema = fit_schema(train, config.data.columns) if manifest.metadata_columns else None
     if schema is not None:
         schema.arrays(manifest)  # a bad value in a later split is better told now
@@ -165,11 +166,12 @@ def remote_protocols(manifest: Manifest) -> set[str]:
     return set().union(*found)
 
 
-def _require_weight(train: Manifest) -> None:
-    if "weight" in train.table.columns and not (train.table["weight"] > 0).any():
+def _require_weight(rows: Manifest, split: str) -> None:
+    table = rows.table
+    if "weight" in table.columns and table.height and not (table["weight"] > 0).any():
         raise ManifestError(
-            f"{train.source}: some row of the train split must have a weight above 0, or nothing "
-            "is learned, but all weights are 0."
+            f"{rows.source}: some row of the {split} split must have a weight above 0, or its "
+            "loss says nothing, but all weights are 0."
         )
 
 

@@ -6,6 +6,7 @@ import contextlib
 import os
 import shlex
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +85,11 @@ def train(
     work = set_up(run, data, config, console, clock, plan=plan)
     if work.time is not None:
         work.time.require_enough()
+    if out is None and run.folder.exists():  # another run has taken it meanwhile
+        run = Run(next_folder(run.folder.parent, _stem(data)))
+        work = replace(work, run=run)
     Run.create(run.folder, work.config)
-    with _leaving_nothing_half_done(work):
+    with run.claimed(), _leaving_nothing_half_done(work):
         work.prepared.manifest.save(run.manifest_path)
         if plan is not None:
             run.save_json(run.plan_path, plan.to_dict())
@@ -121,6 +125,11 @@ def resume(
     console = console or Console(quiet=True)
     run = Run.open(out)
     run.require_resumable()
+    with run.claimed():
+        return _go_on(run, console, clock, restarts)
+
+
+def _go_on(run: Run, console: Console, clock: Clock, restarts: bool) -> Run:
     config = run.config()
     runtime.prepare(run.backend)
     checkpoint = load_checkpoint(run.checkpoints)
@@ -150,6 +159,7 @@ def _carry_out(work: Work, checkpoint: Checkpoint | None, restarts: bool) -> Run
     """Run the stages, keep the best model, say how it ended."""
     run, model = work.run, work.model
     backend = keras.backend.backend()
+    run.forget_judgements()
     run.set_status("running", pid=os.getpid(), backend=backend)
     state = "finished"
     try:
@@ -162,7 +172,7 @@ def _carry_out(work: Work, checkpoint: Checkpoint | None, restarts: bool) -> Run
             note = "keeping the best epoch so far."
         else:
             raise
-        work.console.print(f"Interrupted; {note}", highlight=False, soft_wrap=True)
+        work.console.print(f"Interrupted; {note}", highlight=False, markup=False, soft_wrap=True)
         state = "interrupted"
     finally:
         # Also after an error: what was learned until then is worth keeping.
@@ -249,6 +259,7 @@ def _next_run(stem: str, console: Console) -> Run:
             f"{before.folder} has not finished. To go on with it instead: "
             f"foveate train --resume {shlex.quote(str(before.folder))}",
             highlight=False,
+            markup=False,
             soft_wrap=True,
         )
     return Run(folder)

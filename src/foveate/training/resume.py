@@ -161,9 +161,10 @@ def restore_model(
         checkpoint: The moment; metrics wait for `Checkpoints.restore`.
     """
     position = checkpoint.state["position"]
+    checkpoint.restore(model, "model")  # JAX leaves none where its first batch did not fit
     # Keras makes the variables of metrics with the first batch that they see.
     trained.test_on_batch(*loader.batch_at(position))
-    checkpoint.restore(model, "model")
+    checkpoint.restore(model, "model")  # again: the states of random layers have gone on
     checkpoint.restore(trained, "optimizer")
     loader.resume_at(position)
 

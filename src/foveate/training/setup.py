@@ -60,18 +60,30 @@ def set_up(
     settle_allocation(config)
     with counting(console, "reading masks") as report:
         prepared = prepare(data, config, report)
+    config = _within_an_epoch(config, prepared)
     announce(console, prepared, config)
     keras.utils.set_random_seed(config.seed)
     began = clock.spent
     with runtime.dtype_policy(config.recipe.precision):
         model = build_model(config.model, prepared.model_inputs, prepared.task, config.seed)
     end = end_seconds(clock.spent - began, len(model.variables))
-    config = settle_views(settle_sizes(config, prepared, model), prepared, model)
+    if checkpoint is None:  # else all was settled, and what is free on the disk may have changed
+        config = settle_views(settle_sizes(config, prepared, model), prepared, model)
     tally = Tally(clock, MemoryGuard(memory_limit(config)))
     planned = plan.validation_seconds if plan else None
     time = _time(config, prepared, clock, end, checkpoint is not None, planned)
     stopping = settle_stopping(config, prepared)
     return Work(run, config, prepared, model, stopping, console, tally, time)
+
+
+def _within_an_epoch(config: RunConfig, prepared: Prepared) -> RunConfig:
+    """Let a step have no more batches than there are rows to make them of."""
+    most = prepared.rows("train").num_samples * config.loader.repeat
+    if config.gradient_accumulation_steps <= most:
+        return config
+    size = most * config.batch_size
+    step = {"gradient_accumulation_steps": most, "effective_batch_size": size}
+    return config.model_copy(update={"recipe": config.recipe.model_copy(update=step)})
 
 
 def _time(
