@@ -2,6 +2,7 @@
 
 import os
 import stat
+import tempfile
 import time
 from pathlib import Path
 
@@ -259,6 +260,10 @@ def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert listings.cache_folder() == tmp_path / "xdg" / "foveate"
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert listings.cache_folder() == Path.home() / ".cache" / "foveate"
+    monkeypatch.setenv("HOME", str(tmp_path / "nowhere"))
+    assert listings.cache_folder().parent == Path(tempfile.gettempdir())
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert listings.cache_folder() == tmp_path / "xdg" / "foveate"
 
 
 def test_file_systems_in_user_space_are_not_trusted(tmp_path: Path) -> None:

@@ -123,6 +123,13 @@ class TestTorchFile:
         with pytest.raises(ConfigError, match=r"other\.pth must be a torch file"):
             read_tensors(path)
 
+    @pytest.mark.parametrize("content", [{"state_dict": {}, "epoch": 3}, [1], {"step": 7}])
+    def test_files_of_more_than_tensors(self, tmp_path: Path, content: Any) -> None:
+        path = tmp_path / "checkpoint.pth"
+        path.write_bytes(header() + pickle.dumps(content, protocol=2) + pickle.dumps([]))
+        with pytest.raises(ConfigError, match="other than a dictionary of tensors"):
+            read_tensors(path)
+
     def test_truncated_file(self, tmp_path: Path) -> None:
         path = tmp_path / "short.pth"
         path.write_bytes(weights_file(0).read_bytes()[:-100])

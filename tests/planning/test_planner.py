@@ -201,6 +201,24 @@ def test_a_plan_keeps_to_its_processors(
         make_plan(digit_folders, tiny_config(budget__cpus=64))
 
 
+def test_what_was_measured_is_of_these_images_on_these_devices(
+    tiny_config: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other images may have the same names, another device the same backend."""
+    keys = set()
+    for folder, side in (("small", 8), ("small again", 8), ("large", 64)):
+        for name in ("cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png"):
+            path = tmp_path / folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(bytes(side))  # nothing looks into it here
+        config = tiny_config()
+        keys.add(measuring._key(read_manifest(tmp_path / folder), config, [8]))
+    assert len(keys) == 2
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    keys.add(measuring._key(read_manifest(tmp_path / "large"), config, [8]))
+    assert len(keys) == 3
+
+
 def test_a_mistake_before_a_trial_begins_is_told_in_words(
     digit_folders: Path, tiny_config: Callable[..., Any]
 ) -> None:

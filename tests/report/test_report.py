@@ -260,6 +260,8 @@ def test_a_run_that_was_killed_says_how_to_go_on(tmp_path: Path) -> None:
     run.set_status("running", pid=1)
     page = Page(write_report(run))
     assert f"foveate train --resume {run.folder}" in page.text
+    run.set_status("interrupted")
+    assert "the best of these" not in Page(write_report(run)).text
     assert "foveate evaluate" not in page.text
 
 

@@ -95,6 +95,7 @@ class TestSpace:
             ("recipe.learning_rate", "-1..2", "greater than 0"),
             ("recipe.optimizer.name", "adamw,sdg", "'adamw', 'adam', 'sgd' or 'rmsprop'"),
             ("recipe.epochs", "1.5..3", "whole numbers"),
+            ("recipe.epochs", "5..20 step 0.5", "a whole step"),
             ("model.backbone", "1..3", "must be a text, but got 1"),
             ("seed", "1..3", "same in all trials"),
             ("data.splits.validation", "0.1..0.3", "same in all trials"),

@@ -38,6 +38,7 @@ from foveate.search.queue import (
     reclaim_lost,
     this_worker,
 )
+from foveate.search.search import resume
 from foveate.search.space import Space
 from foveate.search.study import StudyFolder, create_study, open_storage
 from foveate.search.trial import TrialRuns, with_share
@@ -116,6 +117,9 @@ class TestWork:
         tried = [(one["model.dropout"], one["recipe.learning_rate"]) for one in settings(folder)]
         assert tried[0] == (0.2, 0.001)  # the default settings
         assert sorted(tried) == [(0.1, 0.001), (0.1, 0.01), (0.2, 0.001), (0.2, 0.01)]
+        with pytest.raises(ConfigError, match=r"A grid is tried whole, so search\.trials"):
+            resume(folder.path, {"search.trials": "60"})
+        assert folder.config().search.trials is None
 
     def test_too_much_memory_makes_a_trial_infeasible(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -33,7 +33,9 @@ def test_classification_scores_gathered_in_batches() -> None:
     assert scores["macro_f1"] == pytest.approx(f1)
     areas = [metrics.roc_auc_score(targets == k, probabilities[:, k]) for k in range(3)]
     assert scores["roc_auc"] == pytest.approx(np.mean(areas))
-    assert np.isnan(result["per_class"][3]["roc_auc"])
+    never = result["per_class"][3]
+    assert [np.isnan(never[score]) for score in ("roc_auc", "recall", "f1")] == [True] * 3
+    assert np.isnan(never["precision"]) == (3 not in predicted)
     assert np.sum(result["confusion_matrix"]) == 90
 
 

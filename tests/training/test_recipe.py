@@ -206,6 +206,14 @@ def test_a_step_has_no_more_batches_than_there_are_rows(
     assert run.history()[0]["loss"] != run.history()[1]["loss"]
 
 
+def test_masks_of_equal_names_are_refused(
+    mask_folders: Path, tiny_config: Config, tmp_path: Path
+) -> None:
+    config = tiny_config(data__masks__class_names="cell,cell")
+    with pytest.raises(ConfigError, match="must differ, but got several cell"):
+        train(mask_folders, config, tmp_path / "run")
+
+
 def test_rows_that_weigh_nothing_are_refused(
     digit_table: Path, tiny_config: Config, tmp_path: Path
 ) -> None:

@@ -27,6 +27,8 @@ from foveate.data.tree import FolderTree, stamp
 _SMALLEST = 5_000  # rows; fewer are listed faster than a file is worth
 _ABOUT = "foveate.listing"
 _DIGEST_BYTES = 32
+_BASES = {"win32": "LOCALAPPDATA", "darwin": ""}  # variables that name a system's place for caches
+_FOLDERS = {"win32": "AppData/Local", "darwin": "Library/Caches"}  # in the user's home
 _FORGOTTEN_AFTER = 90 * 86_400  # seconds without use
 
 
@@ -34,20 +36,18 @@ def cache_folder() -> Path:
     """Say where what can be made again is kept: `FOVEATE_CACHE`, or the system's custom.
 
     Returns:
-        The folder, which need not exist.
-
-    Raises:
-        RuntimeError: The user has no home folder.
+        The folder, which need not exist; one for temporary files where the user has no home.
     """
     if stated := os.environ.get("FOVEATE_CACHE"):
         return Path(stated).expanduser()
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "foveate"
+    if base := os.environ.get(_BASES.get(sys.platform, "XDG_CACHE_HOME")):
+        return Path(base) / "foveate"
+    with suppress(RuntimeError):  # nobody has told of a home
+        if os.access(home := Path.home(), os.W_OK):
+            return home / _FOLDERS.get(sys.platform, ".cache") / "foveate"
+    # A service, or a container that runs as anybody.
+    user = os.getuid() if hasattr(os, "getuid") else "cache"
+    return Path(tempfile.gettempdir()) / f"foveate-{user}"
 
 
 def load_listing(folder: Path, config: DataConfig) -> tuple[pl.DataFrame, Counter[str]] | None:
@@ -64,7 +64,7 @@ def load_listing(folder: Path, config: DataConfig) -> tuple[pl.DataFrame, Counte
     try:
         file = _file(folder, config)
         data = file.read_bytes()
-    except (OSError, RuntimeError):
+    except OSError:
         return None
     with suppress(OSError):  # it may be another user's
         os.utime(file)
@@ -110,7 +110,7 @@ def save_listing(
     data = content.getvalue()
     try:
         _write(_file(folder, config), hashlib.sha256(data).digest() + data)
-    except (OSError, RuntimeError):
+    except OSError:
         return  # a full disk or a home that cannot be written to only costs the time saved
 
 

@@ -79,6 +79,9 @@ def _read(file: BinaryIO) -> dict[str, NDArray[Any]]:
     for _ in ("protocol", "system"):
         _RestrictedReader(file).load()
     tensors: dict[str, _Tensor] = _RestrictedReader(file).load()
+    is_dict = isinstance(tensors, dict)
+    if not is_dict or not all(isinstance(value, _Tensor) for value in tensors.values()):
+        raise pickle.UnpicklingError("something other than a dictionary of tensors")
     keys: list[str] = _RestrictedReader(file).load()
     dtypes = {tensor.storage.key: tensor.storage.dtype for tensor in tensors.values()}
     storages = {key: _read_storage(file, np.dtype(dtypes[key])) for key in keys}

@@ -16,11 +16,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from foveate import machine
 from foveate.config.files import to_toml
 from foveate.config.settings import RunConfig
 from foveate.data.listings import cache_folder
 from foveate.data.manifest import Manifest
+from foveate.data.places import Member
 from foveate.disk import write_atomically
 from foveate.errors import FoveateError, RunError
 from foveate.planning.measurement import (
@@ -58,6 +61,7 @@ _SECONDS = 300.0  # the same where no time is stated
 _LONGEST = 900.0  # that a trial may last: where memory is refused, TensorFlow may wait for ever
 _FEW_EPOCHS = 5  # in the time of so many, fewer layers learnt as much or more
 _THREADS_OF_ONE = 4  # that a process has, where there are several
+_SIZES_ASKED = 1000
 _DISTRIBUTIONS = ("foveate", "keras", "tensorflow", "tensorflow-cpu", "jax", "torch", "numpy")
 
 
@@ -87,8 +91,8 @@ def measure(manifest: Manifest, config: RunConfig, limit: int, share: float = 1.
     except (OSError, ValueError, TypeError, KeyError):
         pass  # not there, or of another version
     measured = _try_out(manifest, config, sizes, limit, share)
-    remembered.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(remembered, json.dumps(asdict(measured)))
+    with contextlib.suppress(OSError):  # a home that cannot be written to only costs time
+        write_atomically(remembered, json.dumps(asdict(measured)))
     return measured
 
 
@@ -125,10 +129,37 @@ def _key(manifest: Manifest, config: RunConfig, sizes: list[int]) -> str:
             continue
     about = [
         manifest.digest(), settings, sizes, versions, platform.machine(), platform.processor(),
-        machine.cpu_count(), machine.memory_bytes(), os.environ.get("CUDA_VISIBLE_DEVICES"),
+        machine.cpu_count(), machine.memory_bytes(), _accelerators(), _file_sizes(manifest),
         config.budget.ram is None,  # what steps do with their memory
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _accelerators() -> list[str]:
+    """What decides on which devices a backend computes, as far as it can be told without one."""
+    packages = importlib.metadata.distributions()
+    found = sorted(
+        f"{package.name} {package.version}"
+        for package in packages
+        if (package.name or "").lower().startswith(("nvidia-", "jax-cuda", "jax-rocm"))
+    )
+    with contextlib.suppress(OSError):
+        found += sorted(path.name for path in Path("/proc/driver/nvidia/gpus").iterdir())
+    return found + [
+        str(os.environ.get(name)) for name in ("CUDA_VISIBLE_DEVICES", "JAX_PLATFORMS")
+    ]
+
+
+def _file_sizes(manifest: Manifest) -> list[int]:
+    """Bytes of some image files of this machine: other images may have the same names."""
+    count = min(_SIZES_ASKED, manifest.num_samples)
+    rows = np.linspace(0, manifest.num_samples - 1, count).astype(np.int64)
+    sizes = []
+    for place in manifest.image_places(rows):
+        with contextlib.suppress(OSError):  # far away, or gone; the loader says so
+            path = Path(place.shard if isinstance(place, Member) else place)
+            sizes.append(path.stat().st_size)
+    return sizes
 
 
 def _try_out(

@@ -103,6 +103,8 @@ def load(wanted: str = "auto") -> str:
     backend = choose_backend(wanted)
     os.environ["KERAS_BACKEND"] = backend
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # Else JAX takes three quarters of an accelerator's memory at once, whatever the budget says.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     unused = set(_UNUSED).difference(_USED.get(backend, ())) if _is_ours else ()
     is_first = running_backend() is None
     with _native_messages_muted(), _hidden(unused), _not_collecting():

@@ -126,6 +126,11 @@ def resume(
                 f"--{key}."
             )
     config = with_settings(folder.config(), changes or {})
+    if config.search.strategy == "grid" and "search.trials" in (changes or {}):
+        raise ConfigError(
+            "A grid is tried whole, so search.trials changes nothing in a search that goes on. "
+            "Leave it out."
+        )
     with _needing_database(_command(folder)):
         study = folder.load()
         folder.save_config(config)

@@ -193,6 +193,9 @@ class Space:
         if one.low is not None and float not in setting_kinds(key) and not integer:
             yield f"needs whole numbers or choices, but got {one.low} to {one.high}"
             return
+        if integer and one.step is not None and one.step % 1:
+            yield f"needs a whole step, as it takes whole numbers, but got {one.step}"
+            return
         ends = one.choices if one.low is None else (one.low, one.high)
         for value in ends:
             try:

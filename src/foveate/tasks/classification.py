@@ -107,6 +107,9 @@ class ClassificationScorer(Scorer):
         )
         area, average_precision = _ranking_scores(targets, probabilities)
         there = support > 0
+        said = np.bincount(predicted, minlength=len(ids)) > 0
+        recall[~there] = f1[~there] = np.nan
+        precision[~there & ~said] = np.nan
         probabilities /= probabilities.sum(-1, keepdims=True)
         return {
             "scores": {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,7 @@ from foveate.data.samples import label_ids
 from foveate.data.splits import assign_splits
 from foveate.data.storage import Storage
 from foveate.data.tiles import count, grid, require_room, visits, with_sizes
-from foveate.errors import ConfigError, ManifestError, SampleError
+from foveate.errors import ConfigError, ManifestError, SampleError, listed
 from foveate.models.backbones import get_backbone
 from foveate.models.build import ModelInputs
 from foveate.models.fusion import MetadataInputs
@@ -248,6 +249,11 @@ def _segmentation(
         raise ConfigError(
             f"data.masks.class_names must name the {len(scan.values)} mask values "
             f"{list(scan.values)}, but got {len(names)} names."
+        )
+    if twice := sorted(name for name, count in Counter(names).items() if count > 1):
+        raise ConfigError(
+            f"data.masks.class_names must differ, but got several {listed(twice)}: their shares "
+            "and scores could not be told apart."
         )
     task = Segmentation(names or [str(value) for value in scan.values], scan.values, ignore)
     if in_tiles:
