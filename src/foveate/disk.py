@@ -13,7 +13,7 @@ from foveate.errors import RunError
 
 try:
     import fcntl
-except ImportError:  # Windows
+except ImportError:  # not on Windows, where two runs at once are not kept apart
     fcntl = None  # type: ignore[assignment]
 
 
@@ -51,19 +51,18 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         beside.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-def is_locked(file: IO[str], waits: bool = False) -> bool:
+def is_locked(file: IO[str]) -> bool:
     """Lock a file until it is closed, or the process ends, however it ends.
 
     Args:
         file: An open file.
-        waits: Whether to wait for another process that has locked it.
 
     Returns:
-        False where another process has locked it; True on systems without such locks.
+        False where somebody else has locked it; True on systems without such locks.
     """
     if fcntl is not None:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
     return True

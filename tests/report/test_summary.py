@@ -82,11 +82,14 @@ def test_best_epoch_falls_for_losses_and_rises_for_all_else() -> None:
     assert best_epoch([{"loss": 3.0}, {"loss": 2.0}], "val_loss") == (1, "loss")
     assert best_epoch(history, "val_mean_iou") is None
     assert best_epoch([], "val_loss") is None
+    apart = [{"loss": 0.1, "compares": False}, {"loss": 0.4}, {"loss": 0.3}]
+    assert best_epoch(apart, "val_loss") == (2, "loss")
+    assert best_epoch(apart[:1], "val_loss") is None
 
 
 def test_metrics_are_named_once_with_the_loss_first() -> None:
     history = [{"stage": "frozen", "epoch": 1, "accuracy": 0.5, "loss": 1.0, "val_accuracy": 0.4}]
-    assert metric_names(history) == ["loss", "accuracy"]
+    assert metric_names([*history, {"compares": False}]) == ["loss", "accuracy"]
     assert np.isnan(series(history, "val_loss")).tolist() == [True]
 
 

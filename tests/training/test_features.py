@@ -19,6 +19,7 @@ from foveate.data.manifest import Manifest
 from foveate.errors import BudgetError, ConfigError
 from foveate.evaluation.predict import Predictor
 from foveate.models.build import build_model, split_model
+from foveate.report.summary import best_epoch
 from foveate.runs import Run
 from foveate.training import feeding
 from foveate.training.callbacks import LearningRate
@@ -224,6 +225,17 @@ class TestStored:
             store("validation", budget__disk=1)
         assert [folder.exists() for folder in folders] == [True, False]
 
+    def test_what_another_run_computes_is_waited_for_while_there_is_time(
+        self, store: Config, computed: list[int]
+    ) -> None:
+        folder = store().folder
+        computed.clear()
+        with (folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            assert store(seconds=0.3) is None
+        assert store(seconds=0.3).num_done == 240
+        assert not computed
+
     def test_what_is_deleted_later_can_still_be_read(self, store: Config) -> None:
         found, kept = store(), store().read(np.arange(120), 0)
         shutil.rmtree(found.folder)
@@ -329,6 +341,9 @@ def test_training_scores_on_plain_features_do_not_choose_the_model(
     for epoch in run.history():
         losses[epoch["stage"]].append(epoch["loss"])
     assert min(losses["frozen"]) < min(losses["fine_tune"]), "else this tells nothing"
+    told = best_epoch(run.history(), "val_loss")
+    assert told is not None
+    assert run.history()[told[0]]["stage"] == "fine_tune"
     alone = config.model_copy(
         update={"recipe": config.recipe.model_copy(update={"fine_tune_epochs": 0})}
     )

@@ -16,6 +16,7 @@ _METADATA = "metadata."
 _NOT_METRICS = (
     "stage",
     "image_size",
+    "compares",
     "epoch",
     "seconds",
     "wait_seconds",
@@ -104,7 +105,7 @@ def best_epoch(history: Sequence[Mapping[str, Any]], monitor: str) -> tuple[int,
     """Find the epoch whose weights were kept.
 
     Args:
-        history: Records of all epochs; those on smaller images do not count.
+        history: Records of all epochs; those whose values do not compare do not count.
         monitor: The value that decided; the loss stands in for a missing ``val_loss``.
 
     Returns:
@@ -114,7 +115,7 @@ def best_epoch(history: Sequence[Mapping[str, Any]], monitor: str) -> tuple[int,
         "loss" if monitor == "val_loss" and np.isnan(series(history, monitor)).all() else monitor
     )
     values = series(history, watched)
-    values[["image_size" in record for record in history]] = np.nan
+    values[[not record.get("compares", True) for record in history]] = np.nan
     if np.isnan(values).all():
         return None
     falls = watched.endswith("loss")

@@ -199,6 +199,7 @@ class History(keras.callbacks.Callback):
         loader: Whose waiting time counts.
         keeper: Knows why the stage ends, if its time is stated.
         image_size: (height, width) in pixels, where images are not as large as otherwise.
+        compares: Whether its values decide which epoch is kept, see `BestEpoch.watch`.
     """
 
     def __init__(
@@ -208,12 +209,15 @@ class History(keras.callbacks.Callback):
         loader: BatchLoader,
         keeper: TimeKeeper | None = None,
         image_size: tuple[int, int] | None = None,
+        compares: bool = True,
     ) -> None:
         super().__init__()
         self._run, self._loader, self._keeper = run, loader, keeper
-        self._about: dict[str, Any] = {"stage": stage} | (
-            {"image_size": list(image_size)} if image_size else {}
-        )
+        self._about: dict[str, Any] = {"stage": stage}
+        if image_size is not None:
+            self._about["image_size"] = list(image_size)
+        if not compares:
+            self._about["compares"] = False
         self._started, self._waited = 0.0, 0.0
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:

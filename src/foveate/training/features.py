@@ -29,16 +29,12 @@ from foveate.data.listings import cache_folder
 from foveate.data.loader import BatchLoader
 from foveate.data.manifest import Manifest
 from foveate.data.places import Member, is_remote
-from foveate.disk import require_space
+from foveate.disk import is_locked, require_space
 from foveate.models.build import leaves
 from foveate.training.prepare import Prepared
 
-try:
-    import fcntl
-except ImportError:  # not on Windows, where two runs at once are not kept apart
-    fcntl = None  # type: ignore[assignment]
-
 _SYNC_SECONDS = 10.0
+_LOOK_SECONDS = 0.2  # between two looks whether another run is done
 _FIRST_BATCHES = 3  # after which it can be told how long the rest will take
 
 Report = Callable[[int, int], None]
@@ -60,7 +56,8 @@ def stored_features(
         trunk: The first part of `foveate.models.build.split_model`.
         split: ``train``, or another, of which one view without augmentation is stored.
         report: Called with (items stored, items in all).
-        seconds: Time that computing may take; None for as long as it takes.
+        seconds: Time that computing, or waiting for another run that does, may take; None for as
+            long as it takes.
 
     Returns:
         All of them; None where the time does not suffice.
@@ -74,13 +71,14 @@ def stored_features(
     shapes = feature_shapes(prepared, trunk)
     folder = _features_folder() / _key(config, prepared, rows, trunk, views)
     files = FeatureFiles(folder, rows.num_samples, views, shapes)
-    with _owned(folder):
+    end = math.inf if seconds is None else time.monotonic() + seconds
+    with _owned(folder, end) as is_owned:
+        if not is_owned:
+            return None
         if files.num_done < files.num_items:
             _make_room(folder, files.num_items * files.item_bytes, disk_limit(config))
             loader = _loader(config, prepared, split, views)
-            if not _compute(
-                files, loader, trunk, report, math.inf if seconds is None else seconds
-            ):
+            if not _compute(files, loader, trunk, report, end - time.monotonic()):
                 return None
         os.utime(folder)  # the last that were used are the last to be deleted
         files.open()
@@ -177,27 +175,18 @@ def _unreadable(loader: BatchLoader) -> dict[int, tuple[str, str]]:
 
 
 @contextlib.contextmanager
-def _owned(folder: Path, waits: bool = True) -> Iterator[bool]:
-    """Be alone at a folder, and say so: False where another run is at it and is not waited for."""
+def _owned(folder: Path, end: float) -> Iterator[bool]:
+    """Be alone at a folder, and say so: False where another run is at it till a moment."""
     path = folder / "lock"
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         with path.open("w") as file:
-            is_owned = _is_locked(file, waits)
+            while not (is_owned := is_locked(file)) and time.monotonic() < end:
+                time.sleep(_LOOK_SECONDS)
             if is_owned and not _is_same(file, path):
                 continue  # who was alone until now has deleted the folder
             yield is_owned
             return
-
-
-def _is_locked(file: IO[str], waits: bool) -> bool:
-    """Lock a file until it is closed, or the process ends, however it ends."""
-    if fcntl is not None:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
-        except BlockingIOError:
-            return False
-    return True
 
 
 def _is_same(file: IO[str], path: Path) -> bool:
@@ -218,7 +207,7 @@ def _make_room(folder: Path, num_bytes: int, limit: int) -> None:
     for other in others:
         if total <= limit:
             break
-        with _owned(other, waits=False) as is_owned:
+        with _owned(other, -math.inf) as is_owned:
             if is_owned:  # and a run that reads it has its files open
                 shutil.rmtree(other, ignore_errors=True)
                 total -= sizes[other]

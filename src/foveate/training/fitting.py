@@ -106,7 +106,8 @@ def run_stage(
     stage, loader, name = stages[index], feed.train, _name(work, stages[index])
     is_apart = feed.model is not model or not stage.is_full_size
     time = stage_time(work, index, stages, is_apart)
-    best.watch(model, stage.is_full_size and not _flatters(work, index, stages, feed))
+    compares = stage.is_full_size and not _flatters(work, index, stages, feed)
+    best.watch(model, compares)
     if checkpoint is None:
         best.start_stage()
         if best.value is not None:
@@ -147,7 +148,7 @@ def run_stage(
     display = ProgressDisplay(console, name, stage.epochs, loader, time)
     left_out = UnreadableList(work.run, console, feed.loaders)
     smaller = None if stage.is_full_size else work.prepared.image_size
-    history = History(work.run, stage.name, loader, keeper, smaller)
+    history = History(work.run, stage.name, loader, keeper, smaller, compares)
     watch = MemoryWatch(
         work.tally.guard, loader, checkpoints, config.gradient_accumulation_steps, console
     )
