@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import re
+import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -217,6 +219,25 @@ def test_what_was_measured_is_of_these_images_on_these_devices(
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     keys.add(measuring._key(read_manifest(tmp_path / "large"), config, [8]))
     assert len(keys) == 3
+
+
+def test_reading_masks_is_not_of_the_time_of_a_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measuring, "_LONGEST", 0.5)
+    monkeypatch.setattr(measuring, "_LOOK_SECONDS", 0.1)
+    ready = tmp_path / "ready"
+
+    def outcome(code: str) -> str:
+        ready.unlink(missing_ok=True)
+        script = f"import sys, time, pathlib; ready = pathlib.Path({str(ready)!r}); {code}"
+        return measuring._carried_out([sys.executable, "-S", "-c", script], ready)
+
+    assert outcome("time.sleep(2); ready.touch(); sys.exit('words')") == "exit code 1: words"
+    began = time.monotonic()
+    assert outcome("ready.touch(); time.sleep(60)").startswith("none within")
+    assert time.monotonic() - began < 30
+    assert outcome("sys.stderr.write('x' * 10**6); sys.exit(3)") == "exit code 3: " + 2000 * "x"
 
 
 def test_a_mistake_before_a_trial_begins_is_told_in_words(

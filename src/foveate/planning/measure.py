@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import subprocess
@@ -59,6 +60,7 @@ except FoveateError as error:
 _SHARE_OF_TIME = 0.15  # of a stated time, after which no further batch size is tried
 _SECONDS = 300.0  # the same where no time is stated
 _LONGEST = 900.0  # that a trial may last: where memory is refused, TensorFlow may wait for ever
+_LOOK_SECONDS = 0.5
 _FEW_EPOCHS = 5  # in the time of so many, fewer layers learnt as much or more
 _THREADS_OF_ONE = 4  # that a process has, where there are several
 _SIZES_ASKED = 1000
@@ -249,13 +251,7 @@ def _ask(
     answer.unlink(missing_ok=True)
     command = [sys.executable, "-c", _CHILD, str(folder), config.runtime.backend]
     command.append(str(config.budget.cpus or 0))
-    try:
-        outcome = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=_LONGEST
-        )
-        problem = f"exit code {outcome.returncode}: {outcome.stderr.strip()[-2000:] or 'no words'}"
-    except subprocess.TimeoutExpired:
-        problem = f"none within {_LONGEST / 60:.0f} minutes"
+    problem = _carried_out(command, folder / "prepared.pickle")
     if mistake.exists():
         raise _mistake(mistake.read_text())
     if not answer.exists():
@@ -265,6 +261,28 @@ def _ask(
         )
     found = json.loads(answer.read_text())
     return found["about"], Try(**found["try"])
+
+
+def _carried_out(command: list[str], ready: Path) -> str:
+    """Run a trial to its end, or until it takes too long; gives what to say if it was no success.
+
+    Its time begins when the file `ready` is there: to read all masks takes as long as it takes.
+    """
+    end = math.inf
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as child:
+        try:
+            while True:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    words = child.communicate(timeout=_LOOK_SECONDS)[1].strip()
+                    return f"exit code {child.returncode}: {words[-2000:] or 'no words'}"
+                if end == math.inf and ready.exists():
+                    end = time.monotonic() + _LONGEST
+                if time.monotonic() > end:
+                    return f"none within {_LONGEST / 60:.0f} minutes"
+        finally:
+            child.kill()
 
 
 def _mistake(text: str) -> FoveateError:
