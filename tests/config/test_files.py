@@ -111,6 +111,10 @@ def test_a_problem_of_both_numbers_of_a_pair_is_told_once() -> None:
         load_config(None, {"data.image_size": "0"})
     assert str(told.value).count("must be greater than 0") == 1
     assert str(told.value).startswith("1 setting is wrong")
+    with pytest.raises(ConfigError, match=r"1 setting is wrong:\n.*'auto', 'float32'"):
+        load_config(None, {"recipe.precision": "foo"})
+    with pytest.raises(ConfigError, match="needs more values, but got"):
+        load_config(None, {"data.decode.range_16bit": "5"})
 
 
 def test_a_file_of_windows_notepad(tmp_path: Path) -> None:

@@ -89,6 +89,19 @@ class TestImage:
         np.testing.assert_array_equal(pixels, np.asarray(upright))
         assert probe(tmp_path / "file", CONFIG) == pixels.shape[:2]
 
+    def test_all_agree_on_an_orientation_behind_the_pixels(self, tmp_path: Path) -> None:
+        """A PNG may say it at its end, which is read with the pixels only."""
+        data = encoded(Image.fromarray(RGB), "PNG", exif=exif(6))
+        start = data.index(b"eXIf") - 4
+        end = start + 12 + int.from_bytes(data[start : start + 4])
+        last = data.index(b"IEND") - 4
+        moved = data[:start] + data[end:last] + data[start:end] + data[last:]
+        path = written(tmp_path, moved)
+        mask = written(tmp_path, encoded(Image.fromarray(RGB[..., 0]), "PNG"), "mask")
+        size = probe(path, CONFIG)
+        assert decode_image(path, CONFIG).shape[:2] == size
+        assert decode_pair(path, mask, CONFIG)[0].shape[:2] == size
+
     @settings(deadline=None, max_examples=60)
     @given(st.tuples(st.integers(1, 140), st.integers(1, 140)), st.sampled_from([1, 6]))
     def test_jpeg_is_reduced_as_far_as_allowed(

@@ -249,13 +249,13 @@ class TestTables:
     @pytest.mark.parametrize("name", ["t.csv", "t.tsv"])
     @pytest.mark.parametrize("separator", [",", ";", "\t"])
     def test_separators_are_seen(self, tmp_path: Path, name: str, separator: str) -> None:
-        rows = ['image|"size, or; other"|label', "a.jpg|1|x", "b.jpg|2|y"]
+        rows = ['image|"size, or; other;; "|label', "a.jpg|1|x", "b.jpg|2|y"]
         touch(tmp_path, "a.jpg", "b.jpg")
         (tmp_path / name).write_text("\n".join(rows).replace("|", separator), encoding="utf-8-sig")
-        config = DataConfig(metadata=("size, or; other",))
+        config = DataConfig(metadata=("size, or; other;; ",))
         manifest = read_manifest(tmp_path / name, config)
         assert manifest.class_names == ("x", "y")
-        assert manifest.table["metadata.size, or; other"].to_list() == [1.0, 2.0]
+        assert manifest.table["metadata.size, or; other;; "].to_list() == [1.0, 2.0]
 
 
 class TestRefusedTables:
@@ -293,7 +293,7 @@ class TestRefusedTables:
     def test_values_are_told_together_with_lines(self, tmp_path: Path) -> None:
         path = write_table(
             tmp_path,
-            "image,label,fold,w\na.jpg,x,train,1\n,y,tset,-1\nc.jpg,,test,inf\nzz.jpg,x,,heavy\n",
+            "image,label,fold,w\na.jpg,x,train,1\n,y,tset,-1\nc.jpg,,test,1e39\nzz.jpg,x,,heavy\n",
         )
         self.check(
             path,
@@ -301,7 +301,7 @@ class TestRefusedTables:
             f"{path}, column 'image': every row must have a value, but got none in line 3",
             "column 'label': every row must have a value, but got none in line 4",
             "column 'fold': must be train, validation, test or empty, but got 'tset' (line 3)",
-            "column 'w': must be a finite number, 0 or more, but got '-1' (line 3), 'inf' "
+            "column 'w': must be a finite number, 0 or more, but got '-1' (line 3), '1e39' "
             "(line 4), 'heavy' (line 5)",
             "got none for 'zz.jpg' (line 5)",
         )
@@ -328,7 +328,11 @@ class TestRefusedTables:
     @pytest.mark.parametrize(
         ("text", "said"),
         [
-            ("", "must have a header"),
+            ("", "must begin with a header that names its columns, but got an empty file or line"),
+            ("\nimage,label\na.jpg,x\n", "but got an empty file or line"),
+            ("sep=;\nimage;label\na.jpg;x\n", "but got 'sep=;'"),
+            ('image,label,notes\na.jpg,x,"5"" wide"\nb.jpg,y,5" wide\n', "in line 3 a field"),
+            ('image,label,notes\na.jpg,x,"two\nlines"\nb.jpg,"y" z,1\n', "in line 4 a field"),
             ("x" * 200_000, "must be a text of fields, but got: field larger than"),
             ("image,label\n", "must list samples, but got no row"),
             ("image,label\na.jpg,cat\n", "at least two classes, but got only 'cat'"),
@@ -345,6 +349,8 @@ class TestRefusedTables:
         path = write_table(tmp_path, "")
         path.write_bytes("image,label\na.jpg,é\nb.jpg,x\n".encode("latin-1"))
         self.check(path, DataConfig(), "line 2 must be UTF-8 text, but got", "xe9", "save it as")
+        path.write_bytes("image,größe\na.jpg,x\n".encode("latin-1"))
+        self.check(path, DataConfig(label="größe"), "line 1 must be UTF-8 text")
         path.write_text(SIMPLE, encoding="utf-16")
         self.check(path, DataConfig(), "must be UTF-8 text, but got UTF-16; save it as")
 

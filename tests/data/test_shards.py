@@ -242,6 +242,22 @@ class TestCrashes:
         pack(digit_folders, out, options=many, threads=2)
         assert contents(out) == whole
 
+    def test_a_damaged_index_is_named_and_made_anew(
+        self, digit_folders: Path, mask_folders: Path, tmp_path: Path
+    ) -> None:
+        out = tmp_path / "out[1]"  # no pattern
+        pack(digit_folders, out, options=SMALL)
+        pack(mask_folders, tmp_path / "out1", options=SMALL)
+        whole, index = contents(out), out / "index.parquet"
+        index.write_bytes(index.read_bytes()[:100])
+        for read in (read_manifest, lambda path: pack(digit_folders, path, options=SMALL)):
+            with pytest.raises(ManifestError, match=r"index\.parquet cannot be read"):
+                read(out)
+        index.unlink()
+        pack(digit_folders, out, options=SMALL)
+        assert contents(out) == whole
+        assert verify(out) == 150
+
     @pytest.mark.parametrize(
         "damage",
         ["cut", "cut in a header", "cut at its end", "zeros", "a header", "no tar", "a name"],

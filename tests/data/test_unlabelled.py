@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from foveate.config.settings import DataConfig
+from foveate.data.checks import ManifestWarning
 from foveate.data.unlabelled import read_unlabelled
 from foveate.errors import ManifestError
 
@@ -21,6 +22,23 @@ class TestFolders:
         assert manifest.table["image"].to_list() == [
             str(tmp_path.resolve() / name) for name in ("b.JPG", "deep/er/a.png")
         ]
+
+    def test_folders_behind_links_are_searched_as_in_training(self, tmp_path: Path) -> None:
+        make(tmp_path, "elsewhere/1.jpg", "photos/dog/2.jpg")
+        (tmp_path / "photos/cat").symlink_to(tmp_path / "elsewhere")
+        (tmp_path / "photos/dog/circle").symlink_to(tmp_path / "photos")
+        manifest = read_unlabelled([tmp_path / "photos"], DataConfig())
+        assert manifest.table["image"].to_list() == [
+            str(tmp_path.resolve() / name) for name in ("elsewhere/1.jpg", "photos/dog/2.jpg")
+        ]
+
+    def test_what_is_not_called_an_image_is_told(self, tmp_path: Path) -> None:
+        make(tmp_path, "new/1.heic", "new/2.heic")
+        with pytest.raises(ManifestError, match=r"holds no images, only 2 \.heic"):
+            read_unlabelled([tmp_path], DataConfig())
+        make(tmp_path, "1.jpg")
+        with pytest.warns(ManifestWarning, match=r"are left out: 2 \.heic"):
+            assert read_unlabelled([tmp_path], DataConfig()).num_samples == 1
 
     def test_what_is_hidden_is_left_out(self, tmp_path: Path) -> None:
         folder = tmp_path / ".hidden itself"

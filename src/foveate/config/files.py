@@ -245,6 +245,8 @@ def _problem_text(problem: Mapping[str, Any], key: str) -> str:
         return f"there is no setting {key!r}.{hint or nearest(key, known)}"
     message = problem["msg"].removeprefix("Value error, ")
     message = message.replace("Input should", "must").replace("valid string", "text")
+    if problem["type"] == "missing":
+        return f"needs more values, but got {problem['input']!r}."
     if problem["type"] == "value_error":
         return f"{message}."
     return f"{message}, but got {problem['input']!r}."

@@ -95,7 +95,7 @@ class RecipeConfig(Section):
     effective_batch_size: PositiveInt | None = None
     """Samples of one step: data.batch_size times gradient_accumulation_steps; 32 when none of
     the three is set."""
-    precision: Literal["auto"] | Precision = "auto"
+    precision: Literal["auto", Precision] = "auto"
     """Arithmetic of the layers; logits and loss are float32 under any. `auto` is float32, or
     mixed_bfloat16 where a plan has measured that it is faster here."""
     optimizer: OptimizerConfig = OptimizerConfig()

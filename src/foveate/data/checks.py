@@ -6,13 +6,14 @@ import bisect
 import os
 import re
 import warnings
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
 
 from foveate.data.listing import SPLIT_WORDS, SPLITS, Listing, refuse
+from foveate.data.tree import IMAGE_SUFFIXES
 from foveate.errors import listed, nearest
 
 
@@ -74,6 +75,29 @@ def warn_spellings(table: pl.DataFrame, source: str, stacklevel: int) -> None:
         )
 
 
+def warn_left_out(others: Counter[str], source: str, stacklevel: int) -> None:
+    """Warn of files that are left out because of what they are called.
+
+    Args:
+        others: How many there are, by suffix.
+        source: What the warning calls their folder.
+        stacklevel: Frames between this function and the user's call.
+    """
+    if others:
+        warnings.warn(
+            f"{source}: files that are not called images are left out: {in_words(others)}. "
+            f"Images are {', '.join(sorted(IMAGE_SUFFIXES))}",
+            ManifestWarning,
+            stacklevel=stacklevel + 1,
+        )
+
+
+def in_words(others: Counter[str], before: str = "") -> str:
+    """Name suffixes and how many files have each, the most first; nothing where there are none."""
+    told = [f"{count:,} {suffix or 'without a suffix'}" for suffix, count in others.most_common()]
+    return f"{before}{listed(told)}" if told else ""
+
+
 def _in_types(frame: pl.DataFrame) -> pl.DataFrame:
     types: dict[str, pl.DataType] = {}
     if "label" in frame.columns:
@@ -103,7 +127,7 @@ def _split_problems(listing: Listing) -> list[str]:
 def _weight_problems(listing: Listing) -> list[str]:
     if "weight" not in listing.frame.columns:
         return []
-    weights = listing.frame["weight"].cast(pl.Float64, strict=False)
+    weights = listing.frame["weight"].cast(pl.Float64, strict=False).cast(pl.Float32)
     bad = ~(weights.is_finite() & (weights >= 0)).fill_null(False)
     if not bad.any():
         return []

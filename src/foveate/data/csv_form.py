@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import codecs
 import csv
+import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from foveate.errors import ManifestError, listed
 
 _SEPARATORS = (",", ";", "\t")
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_LONGEST = 2**20  # characters of a header
 _SAVE = "save it as UTF-8 (in Excel: CSV UTF-8)"
 
 
@@ -36,22 +38,26 @@ class CsvForm:
         """Look at the beginning of a file.
 
         Raises:
-            ManifestError: It is empty, UTF-16, or no text at all.
+            ManifestError: It does not begin with a header, or is no text in UTF-8.
         """
         with path.open("rb") as file:
             start = file.read(len(codecs.BOM_UTF16_LE))
         if start in _UTF_16:
             raise ManifestError(f"{path} must be UTF-8 text, but got UTF-16; {_SAVE}")
+        with path.open(encoding="utf-8-sig", errors="replace") as file:
+            first = file.readline(_LONGEST)
+        if not first.strip() or first.startswith("sep="):
+            found = repr(first.strip()) if first.strip() else "an empty file or line"
+            raise ManifestError(
+                f"{path} must begin with a header that names its columns, but got {found}"
+            )
         usual = "\t" if path.suffix.lower() == ".tsv" else ","
-        header = _header(path, usual)
-        counts = Counter(character for field in header for character in field)
-        counts[usual] = len(header) - 1  # those in quotes do not count
-        separator = max((usual, *_SEPARATORS), key=counts.__getitem__)
-        if separator != usual:
-            header = _header(path, separator)
-        if not header:
-            raise ManifestError(f"{path} must have a header that names its columns, but is empty")
-        return cls(path, separator, tuple(header))
+        outside = re.sub('"[^"]*"', "", first)
+        form = cls(path, max((usual, *_SEPARATORS), key=outside.count), ())
+        form = replace(form, header=tuple(form._read_header()))
+        if any("\ufffd" in name for name in form.header):
+            raise ManifestError(f"{path} cannot be read: {form.problem()}")
+        return form
 
     def require_once(self, names: Sequence[str]) -> None:
         """Check that each of some columns stands in the header once.
@@ -67,7 +73,7 @@ class CsvForm:
             )
 
     def problem(self) -> str | None:
-        """Find what keeps the file from being read: where it is no UTF-8, or a line too long."""
+        """Find what keeps the file from being read: other text, stray quotes, a line too long."""
         with self.path.open("rb") as raw:
             for number, line in enumerate(raw, 1):
                 try:
@@ -75,9 +81,19 @@ class CsvForm:
                 except UnicodeDecodeError as error:
                     found = line[max(error.start - 10, 0) : error.end + 10]
                     return f"line {number} must be UTF-8 text, but got {found!r}; {_SAVE}"
+        field = f'(?:"(?:[^"]|"")*"|[^"{self.separator}]*)'
+        well_quoted = re.compile(f"{field}(?:{self.separator}{field})*")
         with self.path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, delimiter=self.separator)
+            lines: list[str] = []  # of the record; a quoted field may have several
+            reader = csv.reader(_noted(file, lines), delimiter=self.separator)
             for fields in reader:
+                record = "".join(lines).rstrip("\r\n")
+                lines.clear()
+                if '"' in record and not well_quoted.fullmatch(record):
+                    return (
+                        f"in line {reader.line_num} a field that holds a quotation mark must "
+                        "stand in quotes, with the mark doubled"
+                    )
                 if len(fields) > len(self.header):
                     return (
                         f"line {reader.line_num} has {len(fields)} fields, but the header has "
@@ -85,10 +101,17 @@ class CsvForm:
                     )
         return None
 
+    def _read_header(self) -> list[str]:
+        with self.path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
+            try:
+                return next(csv.reader(file, delimiter=self.separator), [])
+            except csv.Error as error:
+                raise ManifestError(
+                    f"{self.path} must be a text of fields, but got: {error}"
+                ) from None
 
-def _header(path: Path, separator: str) -> list[str]:
-    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
-        try:
-            return next(csv.reader(file, delimiter=separator), [])
-        except csv.Error as error:
-            raise ManifestError(f"{path} must be a text of fields, but got: {error}") from None
+
+def _noted(lines: Iterable[str], notes: list[str]) -> Iterator[str]:
+    for line in lines:
+        notes.append(line)
+        yield line

@@ -144,6 +144,7 @@ def _orient(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
 def _pixels(
     source: Source, config: DecodeConfig, min_size: tuple[int, int] | None
 ) -> NDArray[np.uint8]:
+    orientation = source.orientation  # with the pixels, Pillow reads what stands behind them
     if _is_jpeg(source):
         pixels = _jpeg(source, min_size)
     elif isinstance(source.image, WebPImageFile) and source.image.mode == "RGB":
@@ -161,7 +162,7 @@ def _pixels(
                 f"{image.mode!r} ({source.bits} bits); convert it to 8-bit PNG"
             )
         pixels = _flat(image, config)
-    return _orient(pixels, source.orientation)
+    return _orient(pixels, orientation)
 
 
 def _is_jpeg(source: Source) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,10 +10,10 @@ from pathlib import Path
 import polars as pl
 
 from foveate.config.settings import DataConfig
-from foveate.data.checks import ManifestWarning
+from foveate.data.checks import in_words, warn_left_out
 from foveate.data.listing import SPLIT_WORDS, Listing, refuse
 from foveate.data.listings import load_listing, save_listing
-from foveate.data.tree import IMAGE_SUFFIXES, FolderTree
+from foveate.data.tree import FolderTree
 from foveate.errors import ManifestError, listed
 
 _LAYOUTS = """a folder must be laid out as one of
@@ -141,11 +140,11 @@ def _check_classes(tree: FolderTree, folder: Path, parts: Sequence[Path], num_lo
             if inner:
                 nested.add(name)
     if not counts.total():
-        inside = _in_words(sum(others.values(), Counter()), "; in its folders are, by suffix, ")
+        inside = in_words(sum(others.values(), Counter()), "; in its folders are, by suffix, ")
         raise ManifestError(f"{folder} holds {_found(tree, folder)}{inside}; {_LAYOUTS}")
     problems = []
     if empty := [name for name, count in sorted(counts.items()) if not count]:
-        inside = _in_words(sum((others[name] for name in empty), Counter()), ", only ")
+        inside = in_words(sum((others[name] for name in empty), Counter()), ", only ")
         problems.append(
             f"{folder}: every class folder must hold images, but got none directly in "
             f"{listed([repr(name) for name in empty])}{inside}; remove what is not a class"
@@ -233,20 +232,8 @@ def _left_out(tree: FolderTree, root: Path, frame: pl.DataFrame) -> Counter[str]
     return sum((tree.others(root / folder) for folder in folders), Counter())
 
 
-def _in_words(others: Counter[str], before: str) -> str:
-    """Name suffixes and how many files have each, the most first; nothing where there are none."""
-    told = [f"{count:,} {suffix or 'without a suffix'}" for suffix, count in others.most_common()]
-    return f"{before}{listed(told)}" if told else ""
-
-
 def _listing(frame: pl.DataFrame, left_out: Counter[str], root: Path, source: str) -> Listing:
-    if left_out:
-        warnings.warn(
-            f"{source}: files that are not called images are left out: "
-            f"{_in_words(left_out, '')}. Images are {', '.join(sorted(IMAGE_SUFFIXES))}",
-            ManifestWarning,
-            stacklevel=5,
-        )
+    warn_left_out(left_out, source, stacklevel=5)
     frame = frame.with_row_index("row")
     names = {name: name for name in frame.columns}
     return Listing(frame, root.resolve(), source, names, files_seen=True)

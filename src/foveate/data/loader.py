@@ -188,6 +188,9 @@ class BatchLoader(keras.utils.PyDataset, DataAdapter):
     def resume_at(self, position: int) -> None:
         """Go on in the middle: the next iteration gives the rest of that epoch, then whole ones.
 
+        Keras asks for the number of batches once for all epochs of a `fit`: have it fit the rest
+        of that epoch alone, then the others.
+
         Args:
             position: Batches since the beginning of epoch 0.
         """

@@ -34,14 +34,22 @@ def is_packed(source: str | Path) -> bool:
 
     Args:
         source: A path that exists.
+
+    Raises:
+        ManifestError: The index is damaged.
     """
     path = Path(source) / INDEX_NAME if Path(source).is_dir() else Path(source)
     if path.suffix != ".parquet" or not path.is_file():
         return False
     try:
         return _FORMAT in pl.read_parquet_metadata(path)
-    except pl.exceptions.PolarsError:
-        return False
+    except pl.exceptions.PolarsError as error:
+        if path.name != INDEX_NAME:
+            return False
+        raise ManifestError(
+            f"{path} cannot be read: {error}. Copy it again, or delete it and pack into its "
+            "folder again, which keeps the shards that are whole"
+        ) from error
 
 
 def read_packed(source: str | Path, config: DataConfig) -> tuple[pl.DataFrame, Path]:
@@ -91,7 +99,7 @@ def read_index(path: str | Path) -> pl.DataFrame:
     """
     if not is_packed(existing_path(path)):
         raise ManifestError(f"{path} must be what foveate pack wrote, but got another file")
-    return pl.read_parquet(path)
+    return pl.read_parquet(path, glob=False)
 
 
 def write_index(

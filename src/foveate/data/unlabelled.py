@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,12 +10,12 @@ from pathlib import Path
 import polars as pl
 
 from foveate.config.settings import ColumnConfig, DataConfig
-from foveate.data.checks import checked
+from foveate.data.checks import checked, in_words, warn_left_out
 from foveate.data.manifest import Manifest, read_manifest
 from foveate.data.metadata import MetadataSchema
 from foveate.data.packed import is_packed
 from foveate.data.tables import TABLE_SUFFIXES, existing_path, read_table
-from foveate.data.tree import IMAGE_SUFFIXES
+from foveate.data.tree import FolderTree
 from foveate.errors import ManifestError, listed
 
 _TARGETS = ("label", "mask", "weight")
@@ -65,13 +66,20 @@ def read_unlabelled(
 def _images(file: Path) -> list[str]:
     if not existing_path(file).is_dir():
         return [str(file.resolve())]
-    found = sorted(str(path.resolve()) for path in file.rglob("*") if _is_image(path, file))
+    tree, found, others = FolderTree(), list[str](), Counter[str]()
+    waiting, seen = [file], set[Path]()
+    while waiting:
+        folder = waiting.pop()
+        if (real := folder.resolve()) in seen:  # links may lead in a circle
+            continue
+        seen.add(real)
+        folders, images = tree.entries(folder)
+        waiting += [folder / name for name in folders]
+        found += [str((folder / name).resolve()) for name in images]
+        others += tree.others(folder)
     if not found:
-        raise ManifestError(f"The folder {str(file)!r} holds no images.")
-    return found
-
-
-def _is_image(path: Path, folder: Path) -> bool:
-    """Whether a path in a folder is named like an image and, as in training, not hidden."""
-    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-    return not hidden and path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir()
+        raise ManifestError(
+            f"The folder {str(file)!r} holds no images{in_words(others, ', only ')}."
+        )
+    warn_left_out(others, str(file), stacklevel=5)
+    return sorted(found)
