@@ -95,7 +95,8 @@ class DataConfig(Section):
     split: str | None = None
     """Column that says `train`, `validation` or `test` for each row."""
     weight: str | None = None
-    """Column of sample weights, zero or positive."""
+    """Column of sample weights, zero or positive, for the losses and metrics of training; when a
+    model is judged, all samples count alike."""
     image_size: tuple[PositiveInt, PositiveInt] | None = None
     """(height, width) in pixels the model sees; the tile's, or else the backbone's native size
     when not set."""
