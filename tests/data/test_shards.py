@@ -250,9 +250,10 @@ class TestCrashes:
         pack(mask_folders, tmp_path / "out1", options=SMALL)
         whole, index = contents(out), out / "index.parquet"
         index.write_bytes(index.read_bytes()[:100])
-        for read in (read_manifest, lambda path: pack(digit_folders, path, options=SMALL)):
-            with pytest.raises(ManifestError, match=r"index\.parquet cannot be read"):
-                read(out)
+        with pytest.raises(ManifestError, match=r"index\.parquet cannot be read"):
+            read_manifest(out)
+        with pytest.raises(ManifestError, match=r"index\.parquet cannot be read"):
+            pack(digit_folders, out, options=SMALL)
         index.unlink()
         pack(digit_folders, out, options=SMALL)
         assert contents(out) == whole
