@@ -264,6 +264,8 @@ def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert listings.cache_folder().parent == Path(tempfile.gettempdir())
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert listings.cache_folder() == tmp_path / "xdg" / "foveate"
+    monkeypatch.setenv("FOVEATE_CACHE", "~nobody-of-this-name/cache")
+    assert listings.cache_folder().parent == Path(tempfile.gettempdir())
 
 
 def test_file_systems_in_user_space_are_not_trusted(tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import re
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
@@ -219,6 +221,38 @@ def test_what_was_measured_is_of_these_images_on_these_devices(
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     keys.add(measuring._key(read_manifest(tmp_path / "large"), config, [8]))
     assert len(keys) == 3
+
+
+def test_what_was_measured_is_of_this_version_of_a_users_backbone(
+    tiny_config: Callable[..., Any], digit_folders: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_package").mkdir()
+    (tmp_path / "own_package/__init__.py").write_text("raise SystemError('imported')")
+    manifest = read_manifest(digit_folders)
+    for name in ("own_module", "own_package.inner"):
+        config = tiny_config(model__backbone=f"{name}:plain")
+        file = tmp_path / f"{name.replace('.', '/')}.py"
+        keys = {measuring._key(manifest, config, [8])}  # before there is such a file
+        for text in ("one", "another"):
+            file.write_text(text)
+            importlib.invalidate_caches()
+            keys |= {measuring._key(manifest, config, [8]) for _ in range(2)}
+        assert len(keys) == 3
+
+
+@pytest.mark.parametrize("cache", ["a file", "x" * 300, "~nobody-of-this-name/cache"])
+def test_what_cannot_be_remembered_is_measured(
+    cache: str, tiny_config: Callable[..., Any], digit_folders: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "a file"))
+    (tmp_path / "a file").touch()
+    monkeypatch.setenv("FOVEATE_CACHE", cache)
+    monkeypatch.setattr(measuring, "_try_out", lambda *_: USUAL)
+    assert measuring.measure(read_manifest(digit_folders), tiny_config(), 8 * GIB) == USUAL
 
 
 def test_reading_masks_is_not_of_the_time_of_a_trial(

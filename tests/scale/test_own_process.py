@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
 import pytest
+
+from foveate.scale import runtime
 
 _SCRIPT = """
 import gc, json, sys
@@ -41,3 +44,16 @@ def test_only_the_command_does_without_what_keras_imports_for_others(is_ours: bo
     assert frozen_later <= 0  # and so may what came after the import
     assert collects  # again
     assert (backend, rows) == ("tensorflow", 1)
+
+
+def test_jax_takes_no_memory_of_an_accelerator_before_it_needs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Unless the user says otherwise: https://docs.jax.dev/en/latest/gpu_memory_allocation.html."""
+    name = "XLA_PYTHON_CLIENT_PREALLOCATE"
+    monkeypatch.delenv(name)
+    runtime.load()
+    assert os.environ[name] == "false"
+    monkeypatch.setenv(name, "true")
+    runtime.load()
+    assert os.environ[name] == "true"

@@ -38,11 +38,11 @@ def cache_folder() -> Path:
     Returns:
         The folder, which need not exist; one for temporary files where the user has no home.
     """
-    if stated := os.environ.get("FOVEATE_CACHE"):
-        return Path(stated).expanduser()
-    if base := os.environ.get(_BASES.get(sys.platform, "XDG_CACHE_HOME")):
-        return Path(base) / "foveate"
     with suppress(RuntimeError):  # nobody has told of a home
+        if stated := os.environ.get("FOVEATE_CACHE"):
+            return Path(stated).expanduser()
+        if base := os.environ.get(_BASES.get(sys.platform, "XDG_CACHE_HOME")):
+            return Path(base) / "foveate"
         if os.access(home := Path.home(), os.W_OK):
             return home / _FOLDERS.get(sys.platform, ".cache") / "foveate"
     # A service, or a container that runs as anybody.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.metadata
+import importlib.util
 import json
 import math
 import os
@@ -14,6 +15,7 @@ import sys
 import tempfile
 import time
 from dataclasses import asdict, replace
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +134,7 @@ def _key(manifest: Manifest, config: RunConfig, sizes: list[int]) -> str:
     about = [
         manifest.digest(), settings, sizes, versions, platform.machine(), platform.processor(),
         machine.cpu_count(), machine.memory_bytes(), _accelerators(), _file_sizes(manifest),
+        _module_stamp(config.model.backbone),
         config.budget.ram is None,  # what steps do with their memory
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
@@ -162,6 +165,22 @@ def _file_sizes(manifest: Manifest) -> list[int]:
             path = Path(place.shard if isinstance(place, Member) else place)
             sizes.append(path.stat().st_size)
     return sizes
+
+
+def _module_stamp(backbone: str) -> list[int]:
+    """Size and time of change of the file that makes a user's backbone; it is not imported."""
+    module, _, function = backbone.partition(":")
+    top, *inner = module.split(".")
+    with contextlib.suppress(ImportError, ValueError, OSError):  # the trial says what is wrong
+        spec = importlib.util.find_spec(top) if function else None
+        for name in inner:  # find_spec("a.b") would import a
+            spec = (
+                PathFinder.find_spec(name, spec.submodule_search_locations or []) if spec else None
+            )
+        if spec is not None and spec.origin is not None:
+            found = Path(spec.origin).stat()
+            return [found.st_size, found.st_mtime_ns]
+    return []
 
 
 def _try_out(
