@@ -131,7 +131,7 @@ class TestStored:
 
         def store(split: str = "train", **flags: Any) -> FeatureFiles | None:
             stop_at, seconds = flags.pop("stop_at", None), flags.pop("seconds", None)
-            data = flags.pop("data", digit_folders)
+            data, waiting = flags.pop("data", digit_folders), flags.pop("waiting", lambda: None)
             config = tiny_config(**{"recipe__frozen_views": 2, **flags})
             prepared = prepare(data, config)
             model = build_model(config.model, prepared.model_inputs, prepared.task, config.seed)
@@ -141,7 +141,7 @@ class TestStored:
                 if done == stop_at:
                     raise KeyboardInterrupt
 
-            return stored_features(config, prepared, trunk, split, report, seconds)
+            return stored_features(config, prepared, trunk, split, report, seconds, waiting)
 
         return store
 
@@ -233,7 +233,8 @@ class TestStored:
         with (folder / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             assert store(seconds=0.3) is None
-        assert store(seconds=0.3).num_done == 240
+            assert store(waiting=lambda: fcntl.flock(lock, fcntl.LOCK_UN)).num_done == 240
+        assert store(seconds=0.3, waiting=pytest.fail).num_done == 240
         assert not computed
 
     def test_what_is_deleted_later_can_still_be_read(self, store: Config) -> None:
@@ -447,6 +448,46 @@ def test_without_the_time_to_compute_it_goes_over_images(
     assert "Features of all images do not fit into the time" in console.export_text()
     assert run.config().recipe.frozen_views == 0
     assert [record["stage"] for record in run.history()] == ["frozen"] * 2
+
+
+@pytest.mark.parametrize("name", ["a [bold] file", "x" * 300])
+def test_without_a_folder_to_store_them_it_goes_over_images(
+    name: str,
+    pretrained: Config,
+    digit_folders: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "a [bold] file").touch()
+    monkeypatch.setenv("FOVEATE_CACHE", str(tmp_path / name))
+    console = Console(file=io.StringIO(), record=True, width=200)
+    config = pretrained(recipe__epochs=4)  # of which features of one view are stored
+    run = train(digit_folders, config, tmp_path / "run", console)
+    (line,) = (one for one in console.export_text().splitlines() if "FOVEATE_CACHE" in one)
+    assert f"cannot be stored in {tmp_path / name} (" in line
+    assert "over the images themselves" in line
+    assert run.config().recipe.frozen_views == 0
+    assert [record["stage"] for record in run.history()] == ["frozen"] * 4
+
+
+def test_a_run_says_once_that_it_waits_for_another(
+    pretrained: Config,
+    digit_folders: Path,
+    tmp_path: Path,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def after_others(*request: Any) -> FeatureFiles | None:
+        for _ in range(3):
+            request[-1]()
+        return stored_features(*request)
+
+    monkeypatch.setattr(feeding, "stored_features", after_others)
+    console = Console(file=io.StringIO(), record=True, width=200)
+    train(digit_folders, pretrained(recipe__frozen_views=1), tmp_path / "run", console)
+    told = console.export_text()
+    for split in ("train", "validation"):
+        assert told.count(f"waiting for another run that computes the features, {split}") == 1
 
 
 @pytest.mark.parametrize("name", ["digit_run", "metadata_run", "mask_run"])

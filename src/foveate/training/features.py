@@ -35,6 +35,7 @@ from foveate.training.prepare import Prepared
 
 _SYNC_SECONDS = 10.0
 _LOOK_SECONDS = 0.2  # between two looks whether another run is done
+_MOST_BYTES = 10 * 1024**3  # on the disk, unless more is stated
 _FIRST_BATCHES = 3  # after which it can be told how long the rest will take
 
 Report = Callable[[int, int], None]
@@ -47,6 +48,7 @@ def stored_features(
     split: str,
     report: Report = lambda done, total: None,
     seconds: float | None = None,
+    waiting: Callable[[], None] = lambda: None,
 ) -> FeatureFiles | None:
     """Give the features of a split, computed now or at an earlier time.
 
@@ -58,6 +60,7 @@ def stored_features(
         report: Called with (items stored, items in all).
         seconds: Time that computing, or waiting for another run that does, may take; None for as
             long as it takes.
+        waiting: Called now and then while another run that computes the same is waited for.
 
     Returns:
         All of them; None where the time does not suffice.
@@ -65,6 +68,7 @@ def stored_features(
     Raises:
         SampleError: A file cannot be read and may not be left out.
         RunError: The disk is full.
+        OSError: The folder cannot be made, or not be written to.
     """
     views = config.recipe.frozen_views or 1 if split == "train" else 1
     rows = prepared.rows(split)
@@ -72,7 +76,7 @@ def stored_features(
     folder = _features_folder() / _key(config, prepared, rows, trunk, views)
     files = FeatureFiles(folder, rows.num_samples, views, shapes)
     end = math.inf if seconds is None else time.monotonic() + seconds
-    with _owned(folder, end) as is_owned:
+    with _owned(folder, end, waiting) as is_owned:
         if not is_owned:
             return None
         if files.num_done < files.num_items:
@@ -99,9 +103,11 @@ def disk_limit(config: RunConfig) -> int:
     if config.budget.disk is not None:
         return int(config.budget.disk)
     folder = _features_folder()
-    there = next(path for path in folder.parents if path.exists())
-    taken = sum(map(_size, folder.iterdir())) if folder.exists() else 0
-    return min((shutil.disk_usage(there).free + taken) // 2, 10 * 1024**3)
+    with contextlib.suppress(OSError):  # who writes there says what is wrong
+        there = next(path for path in folder.parents if path.exists())
+        taken = sum(map(_size, folder.iterdir())) if folder.is_dir() else 0
+        return min((shutil.disk_usage(there).free + taken) // 2, _MOST_BYTES)
+    return _MOST_BYTES
 
 
 def _features_folder() -> Path:
@@ -153,8 +159,8 @@ def _compute(
             if is_known and pace * (files.num_items - first) > seconds:
                 return False
     finally:
-        files.sync(_unreadable(loader))
         loader.close()
+        files.sync(_unreadable(loader))
     return True
 
 
@@ -175,13 +181,14 @@ def _unreadable(loader: BatchLoader) -> dict[int, tuple[str, str]]:
 
 
 @contextlib.contextmanager
-def _owned(folder: Path, end: float) -> Iterator[bool]:
+def _owned(folder: Path, end: float, waiting: Callable[[], None] = lambda: None) -> Iterator[bool]:
     """Be alone at a folder, and say so: False where another run is at it till a moment."""
     path = folder / "lock"
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         with path.open("w") as file:
             while not (is_owned := is_locked(file)) and time.monotonic() < end:
+                waiting()
                 time.sleep(_LOOK_SECONDS)
             if is_owned and not _is_same(file, path):
                 continue  # who was alone until now has deleted the folder

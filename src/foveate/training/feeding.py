@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import keras
 
 from foveate.data.features import FeatureFiles
+from foveate.data.listings import cache_folder
 from foveate.models.build import split_model
 from foveate.planning.plan import size_text
 from foveate.training.features import stored_features
@@ -63,19 +64,27 @@ def feed_images(work: Work) -> Feed:
 
 
 def _head(work: Work, index: int, stages: Sequence[Stage]) -> Feed | None:
-    """The head and its loaders; None where the time does not suffice to compute features."""
+    """The head and its loaders; None where features do not fit into the time, or on the disk."""
     trunk, head = split_model(work.model)
     loaders = {}
     for split in ("train", "validation"):
         if not work.prepared.rows(split).num_samples:
             continue
         stage = stage_time(work, index, stages)
-        files = _files(work, trunk, split, stage.left * _SHARE_OF_STAGE if stage else None)
+        problem = "do not fit into the time of the frozen stage"
+        try:
+            files = _files(work, trunk, split, stage.left * _SHARE_OF_STAGE if stage else None)
+        except OSError as error:
+            files, why = None, error.strerror or error
+            problem = (
+                f"cannot be stored in {cache_folder()} ({why}; FOVEATE_CACHE may name another "
+                "folder)"
+            )
         if files is None:
             work.console.print(
-                "Features of all images do not fit into the time of the frozen stage: it goes "
-                "over the images themselves.",
+                f"Features of all images {problem}: it goes over the images themselves.",
                 highlight=False,
+                markup=False,
                 soft_wrap=True,
             )
             work.run.save_config(with_views(work.config, 0))
@@ -90,7 +99,7 @@ def _files(
     work: Work, trunk: keras.Model, split: str, seconds: float | None
 ) -> FeatureFiles | None:
     """The features of a split; computing them tells how long a forward pass takes."""
-    started = time.monotonic()
+    started, has_waited = time.monotonic(), False
     seen: list[tuple[float, int]] = []
     with counting(work.console, f"computing features, {split}") as show:
 
@@ -98,7 +107,14 @@ def _files(
             seen.append((time.monotonic(), done))
             show(done, total)
 
-        files = stored_features(work.config, work.prepared, trunk, split, report, seconds)
+        def waiting() -> None:
+            nonlocal started, has_waited
+            if not has_waited:
+                line = f"waiting for another run that computes the features, {split}"
+                work.console.print(line, highlight=False, soft_wrap=True)
+            started, has_waited = time.monotonic(), True
+
+        files = stored_features(work.config, work.prepared, trunk, split, report, seconds, waiting)
     if len(seen) > 1 and work.time is not None:
         (first, begun), (last, done) = seen[0], seen[-1]
         work.time.pace.add_forward((last - first) / (done - begun), first - started)
