@@ -78,7 +78,9 @@ def test_a_little_more_memory_is_not_measured_anew(
         return measured(tried(1), tried(16 if limit < 1300 * MIB else 32), limit=limit)
 
     monkeypatch.setattr(measure, "_try_out", try_out)
-    data: Any = SimpleNamespace(digest=lambda: "digest")
+    data: Any = SimpleNamespace(
+        digest=lambda: "digest", num_samples=1, image_places=lambda rows: [str(tmp_path)]
+    )
     for limit in (1200, 1201, 1100, 1300, 9000):
         measure.measure(data, config(), limit * MIB)
     assert limits == [1200 * MIB, 1300 * MIB]

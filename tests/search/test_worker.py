@@ -5,8 +5,11 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import sqlite3
+import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import optuna
@@ -211,6 +214,21 @@ def ask(study: optuna.Study) -> optuna.Trial:
         return study.ask()
 
 
+def stop_between_writes(process: subprocess.Popen[bytes], folder: StudyFolder) -> None:
+    """Let a worker stand still, though not in the midst of a write, which keeps all others out."""
+    while True:
+        process.send_signal(signal.SIGSTOP)
+        with closing(sqlite3.connect(folder.storage_url().removeprefix("sqlite:///"))) as database:
+            database.execute("PRAGMA busy_timeout = 200")
+            try:
+                database.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                process.send_signal(signal.SIGCONT)
+                continue
+            database.rollback()
+            return
+
+
 class TestKilled:
     def test_a_trial_whose_worker_was_killed_is_queued_again(self, tmp_path: Path) -> None:
         folder = study_folder(tmp_path / "study", search__budget__trial_time="2s")
@@ -318,7 +336,7 @@ class TestKilled:
         )
         still = worker(folder, 0, impatient=True)
         until(lambda: any("folder" in one.user_attrs for one in running(folder)))
-        still.send_signal(signal.SIGSTOP)
+        stop_between_writes(still, folder)
         other = worker(folder, 1, impatient=True)
         assert other.wait(100) == 0
         still.send_signal(signal.SIGCONT)

@@ -465,7 +465,7 @@ def test_without_a_folder_to_store_them_it_goes_over_images(
     run = train(digit_folders, config, tmp_path / "run", console)
     (line,) = (one for one in console.export_text().splitlines() if "FOVEATE_CACHE" in one)
     assert f"cannot be stored in {tmp_path / name} (" in line
-    assert "over the images themselves" in line
+    assert "the frozen stage goes over the images" in line
     assert run.config().recipe.frozen_views == 0
     assert [record["stage"] for record in run.history()] == ["frozen"] * 4
 

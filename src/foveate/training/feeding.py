@@ -71,7 +71,7 @@ def _head(work: Work, index: int, stages: Sequence[Stage]) -> Feed | None:
         if not work.prepared.rows(split).num_samples:
             continue
         stage = stage_time(work, index, stages)
-        problem = "do not fit into the time of the frozen stage"
+        problem = "do not fit into the time of this stage"
         try:
             files = _files(work, trunk, split, stage.left * _SHARE_OF_STAGE if stage else None)
         except OSError as error:
@@ -82,7 +82,7 @@ def _head(work: Work, index: int, stages: Sequence[Stage]) -> Feed | None:
             )
         if files is None:
             work.console.print(
-                f"Features of all images {problem}: it goes over the images themselves.",
+                f"Features of all images {problem}: the frozen stage goes over the images.",
                 highlight=False,
                 markup=False,
                 soft_wrap=True,
