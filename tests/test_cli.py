@@ -107,7 +107,7 @@ def test_predictions_of_what_can_be_read(
     assert run([*verb, "--unreadable", "skip"]) == 0
     text = told(capsys)
     assert "50 predictions" in text
-    assert f"1 files could not be read (column problem): {broken}" in text
+    assert f"Not read: 1 (see the column problem): {broken}" in text
     assert pl.read_parquet(out).height == 51
 
 

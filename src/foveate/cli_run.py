@@ -136,7 +136,8 @@ def predict_files(
     except SampleError as error:
         if (unreadable or Run.open(folder).config().data.unreadable) == "skip":
             raise  # all of them are unreadable
-        raise SampleError(f"{error}. To predict on the others: --unreadable skip") from error
+        problem = str(error).rstrip(".")
+        raise SampleError(f"{problem}. To predict on the others: --unreadable skip") from error
     out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as beside:
         table.write_csv(beside) if suffix == ".csv" else table.write_parquet(beside)
@@ -144,7 +145,7 @@ def predict_files(
     say(f"{table.height - bad.height:,} predictions: {out}")
     if bad.height:
         told = [f"{path} {reason}" for path, reason in bad.select("image", "problem").iter_rows()]
-        say(f"{bad.height:,} files could not be read (column problem): {listed(told)}")
+        say(f"Not read: {bad.height:,} (see the column problem): {listed(told)}")
 
 
 def _keras_verb(module: str, run: Path) -> Any:

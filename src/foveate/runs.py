@@ -320,6 +320,8 @@ class Run:
     def claimed(self) -> Iterator[None]:
         """Be the only process that trains the run, until the end of the context or the process.
 
+        The status names the process only once its model is built, which may take minutes.
+
         Raises:
             RunError: Another one does.
         """

@@ -351,6 +351,8 @@ class TestRefusedTables:
         self.check(path, DataConfig(), "line 2 must be UTF-8 text, but got", "xe9", "save it as")
         path.write_bytes("image,größe\na.jpg,x\n".encode("latin-1"))
         self.check(path, DataConfig(label="größe"), "line 1 must be UTF-8 text")
+        path.write_text("image,kind,gr\ufffd\ufffde\na.jpg,x,1\nb.jpg,y,2\n", encoding="utf-8")
+        assert read_manifest(path, DataConfig(label="kind")).num_samples == 2
         path.write_text(SIMPLE, encoding="utf-16")
         self.check(path, DataConfig(), "must be UTF-8 text, but got UTF-16; save it as")
 

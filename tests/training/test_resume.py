@@ -6,7 +6,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -82,6 +83,16 @@ def on_call(number: int, function: Any, error: type[BaseException] = Killed) -> 
     return raising
 
 
+@contextmanager
+def killed_at(batch: int) -> Iterator[None]:
+    """Expect death at the beginning of a batch, counted from 1."""
+    with pytest.MonkeyPatch.context() as patch:
+        step = on_call(batch, LearningRate.on_train_batch_begin)
+        patch.setattr(LearningRate, "on_train_batch_begin", step)
+        with pytest.raises(Killed):
+            yield
+
+
 # What is patched, and on which call it dies. A stage has 2 epochs of 6 batches.
 MOMENTS = {
     "in validation": (keras.Model, "evaluate", 2),
@@ -135,11 +146,8 @@ def test_killed_when_a_better_epoch_is_later_than_the_last_checkpoint(
     config: Any, unbroken: Run, digit_folders: Path, tmp_path: Path
 ) -> None:
     seldom = config.model_copy(update={"checkpoint": CheckpointConfig()})
-    with pytest.MonkeyPatch.context() as patch:
-        step = on_call(3 * 6 + 2, LearningRate.on_train_batch_begin)
-        patch.setattr(LearningRate, "on_train_batch_begin", step)
-        with pytest.raises(Killed):
-            train(digit_folders, seldom, tmp_path / "run")
+    with killed_at(3 * 6 + 2):
+        train(digit_folders, seldom, tmp_path / "run")
     losses = [epoch["val_loss"] for epoch in unbroken.history()]
     assert losses[2] < min(losses[:2]), "else the weights that fine-tuning began with are there"
     assert_same(resume(tmp_path / "run"), unbroken)
@@ -153,11 +161,8 @@ def test_killed_again_and_again(
 
     attempt = begin
     for call in (3, 8, 7):
-        with pytest.MonkeyPatch.context() as patch:
-            step = on_call(call, LearningRate.on_train_batch_begin)
-            patch.setattr(LearningRate, "on_train_batch_begin", step)
-            with pytest.raises(Killed):
-                attempt()
+        with killed_at(call):
+            attempt()
         attempt = lambda: resume(tmp_path / "run")  # noqa: E731
     assert_same(foveate.resume(tmp_path / "run", progress=False), unbroken)
 
@@ -176,11 +181,8 @@ def test_plateau_and_patience_survive(
         checkpoint__every_steps=4,
     )
     whole = train(digit_folders, config, tmp_path / "whole")
-    with pytest.MonkeyPatch.context() as patch:
-        step = on_call(3 * 7 + 3, LearningRate.on_train_batch_begin)  # in the fourth epoch
-        patch.setattr(LearningRate, "on_train_batch_begin", step)
-        with pytest.raises(Killed):
-            train(digit_folders, config, tmp_path / "run")
+    with killed_at(3 * 7 + 3):  # in the fourth epoch
+        train(digit_folders, config, tmp_path / "run")
     run = resume(tmp_path / "run")
     assert len(run.history()) < 9
     assert len({record["learning_rate"] for record in run.history()}) > 1
@@ -222,11 +224,8 @@ def test_finished_runs_need_no_checkpoints(unbroken: Run) -> None:
 def test_a_run_without_a_checkpoint_says_so(
     digit_folders: Path, tiny_config: Config, tmp_path: Path
 ) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        step = on_call(2, LearningRate.on_train_batch_begin)
-        patch.setattr(LearningRate, "on_train_batch_begin", step)
-        with pytest.raises(Killed):
-            train(digit_folders, tiny_config(), tmp_path / "run")
+    with killed_at(2):
+        train(digit_folders, tiny_config(), tmp_path / "run")
     with pytest.raises(RunError, match="stopped before its first"):
         resume(tmp_path / "run")
     with pytest.raises(RunError, match="--resume"):
@@ -238,11 +237,8 @@ def test_the_first_epoch_is_not_lost(
 ) -> None:
     """However seldom a run is stored, what one epoch has learned can be gone on with."""
     config = tiny_config(checkpoint__every="10h")
-    with pytest.MonkeyPatch.context() as patch:
-        step = on_call(7 + 2, LearningRate.on_train_batch_begin)  # in the second epoch
-        patch.setattr(LearningRate, "on_train_batch_begin", step)
-        with pytest.raises(Killed):
-            train(digit_folders, config, tmp_path / "run")
+    with killed_at(7 + 2):  # in the second epoch
+        train(digit_folders, config, tmp_path / "run")
     assert len(Run(tmp_path / "run").history()) == 1
     run = resume(tmp_path / "run")
     assert run.status()["state"] == "finished"
@@ -262,11 +258,8 @@ def test_what_was_judged_before_is_forgotten(
     config: Any, digit_folders: Path, tmp_path: Path
 ) -> None:
     """Scores of weights that were trained further are none of the final model."""
-    with pytest.MonkeyPatch.context() as patch:
-        step = on_call(8, LearningRate.on_train_batch_begin)
-        patch.setattr(LearningRate, "on_train_batch_begin", step)
-        with pytest.raises(Killed):
-            train(digit_folders, config, tmp_path / "run")
+    with killed_at(8):
+        train(digit_folders, config, tmp_path / "run")
     run = Run(tmp_path / "run")
     run.save_json(run.evaluation_path("validation"), {"scores": {}})
     run.report_path.write_text("old")

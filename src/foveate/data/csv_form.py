@@ -55,8 +55,9 @@ class CsvForm:
         outside = re.sub('"[^"]*"', "", first)
         form = cls(path, max((usual, *_SEPARATORS), key=outside.count), ())
         form = replace(form, header=tuple(form._read_header()))
-        if any("\ufffd" in name for name in form.header):
-            raise ManifestError(f"{path} cannot be read: {form.problem()}")
+        # A name may hold this character, too, which stands for what is no UTF-8.
+        if any("\ufffd" in name for name in form.header) and (problem := form.problem()):
+            raise ManifestError(f"{path} cannot be read: {problem}")
         return form
 
     def require_once(self, names: Sequence[str]) -> None:

@@ -130,6 +130,7 @@ def resume(
 
 
 def _go_on(run: Run, console: Console, clock: Clock, restarts: bool) -> Run:
+    """Set up what the run had at its last checkpoint, and carry it out."""
     config = run.config()
     runtime.prepare(run.backend)
     checkpoint = load_checkpoint(run.checkpoints)
