@@ -22,6 +22,7 @@ from foveate.planning.plan import Line, Plan
 from foveate.planning.planner import hold_to_budget
 from foveate.planning.reckon import END_SECONDS, batch_seconds, peak_bytes, total_seconds
 from foveate.planning.settle import settle
+from foveate.planning.sizes import KEPT_FREE
 
 MIB = 1024**2
 FOUND = Fingerprint(1000, 100, (300, 400), (600, 800), {"jpg": 1.0}, 50_000.0)
@@ -326,7 +327,7 @@ class TestSettle:
         tries = [tried(size, slow=1.0) for size in (1, 4, 32)]
         assert settle(config(), FOUND, measured(*tries), 8192 * MIB).batch_size == 32
 
-    @pytest.mark.parametrize(("times_as_slow", "taken"), [(9.0, 4), (1.15, 8), (1.05, 32)])
+    @pytest.mark.parametrize(("times_as_slow", "taken"), [(9.0, 16), (1.15, 32)])
     def test_a_larger_batch_is_taken_unless_it_is_slower_by_more_than_noise(
         self, times_as_slow: float, taken: int
     ) -> None:
@@ -336,6 +337,19 @@ class TestSettle:
         }
         found = measured(tried(1), tried(4), replace(tried(32), stage_seconds=slow))
         assert settle(config(), FOUND, found, 8192 * MIB).batch_size == taken
+
+    def test_few_samples_are_taken_only_where_no_more_fit(self) -> None:
+        """However fast: batch normalization knows too little of so few."""
+        slow = [replace(tried(size), stage_seconds={}) for size in (1, 4, 32)]
+        for one in slow:
+            seconds = 0.1 * one.batch_size * (2 if one.batch_size > 1 else 1)
+            one.stage_seconds.update(frozen=[seconds] * 5, fine_tune=[seconds] * 5)
+        found = measured(*slow)
+        assert settle(config(), FOUND, found, 8192 * MIB).batch_size == 32
+        whole = config(recipe={"effective_batch_size": 8})
+        assert settle(whole, FOUND, found, 8192 * MIB).batch_size == 8
+        room = (BASE + 9 * EACH) / (1 - KEPT_FREE)
+        assert settle(config(), FOUND, found, round(room)).batch_size == 8
 
     def test_time(self) -> None:
         plan = settle(config(), FOUND, USUAL, 8192 * MIB)
@@ -448,6 +462,35 @@ def test_the_ledger_names_a_cache_where_there_is_one() -> None:
     pinned = lines(config(loader={"cache": "200MiB"}), processes=2, caches=True)
     assert (pinned["cache"].value, pinned["cache"].source) == ("400 MiB", "pinned")
     assert pinned["disk"].value == "500 MiB"
+
+
+class TestData:
+    """The ledger says what the data is, as far as a trial found it out."""
+
+    @staticmethod
+    def lines(**found: Any) -> dict[str, Line]:
+        plan = settle(config(), FOUND, replace(USUAL, **found), 8192 * MIB)
+        return {line.name: line for line in plan.ledger}
+
+    def test_classes_of_images(self) -> None:
+        line = self.lines(class_counts={"nebula": 1500, "comet": 21, "galaxy": 155})["classes"]
+        assert line.value == "3, 21 to 1,500 images"
+        assert "rarest comet, most frequent nebula" in line.reason
+
+    def test_classes_of_pixels(self) -> None:
+        counts = {"0": 900_000, "1": 96_000, "2": 4_000}
+        line = self.lines(class_counts=counts, counts_pixels=True)["classes"]
+        assert line.value == "3, 0.4% to 90% of the pixels"
+        assert self.lines(class_counts={"0": 0, "1": 0}, counts_pixels=True)
+
+    def test_loading(self) -> None:
+        seconds = {"read": 0.0005, "decode": 0.003, "warp": 0.0015}
+        line = self.lines(load_seconds=seconds)["loading"]
+        assert line.value == "200 images/s a thread"
+        assert line.reason == "milliseconds an image: read 0.5, decode 3, warp 1.5"
+
+    def test_what_no_trial_found_has_no_line(self) -> None:
+        assert not {"classes", "loading"} & set(self.lines())
 
 
 def test_a_measurement_survives_json() -> None:

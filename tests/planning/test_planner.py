@@ -85,6 +85,16 @@ class TestMakePlan:
         assert found.rows["train"] % 18, "else nothing is left over"
         assert found.epoch_samples == len(loader) * loader.batch_size < found.rows["train"]
 
+    def test_what_the_data_is(self, planned: Any) -> None:
+        """The trial finds the classes that the training split has, and how fast it loads."""
+        config, manifest, plan = planned
+        counts = prepare(manifest, config).class_counts
+        lines = {line.name: line for line in plan.ledger}
+        assert lines["classes"].value == f"{len(counts)}, {counts.min()} to {counts.max()} images"
+        assert float(lines["loading"].value.partition(" ")[0].replace(",", "")) > 10
+        for part in ("read", "decode", "warp", "colour", "collate"):
+            assert part in lines["loading"].reason
+
     def test_processes_are_tried_where_threads_wait(self, planned: Any) -> None:
         (file,) = (cache_folder() / "measured").iterdir()
         found = Measurement.from_dict(json.loads(file.read_text()))

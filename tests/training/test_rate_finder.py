@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from rich.console import Console
 
 from foveate.errors import RunError
 from foveate.runs import Run
@@ -67,6 +69,19 @@ def test_a_head_learns_from_features_of_some_images(
     assert "fine_tune" in " ".join(advise(found, config))
     stated = pretrained(recipe__fine_tune_learning_rate=1e-5)
     assert "fine_tune" not in flags(found, stated)
+
+
+def test_features_that_cannot_be_stored(
+    pretrained: Config, digit_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("FOVEATE_CACHE", str(tmp_path / "file"))
+    console = Console(file=io.StringIO(), record=True, width=200)
+    config = pretrained(recipe__frozen_views=1)
+    found = find_rate(prepare(digit_folders, config), config, console)
+    assert found.stage == "frozen"
+    assert found.suggestion is not None
+    assert f"cannot be stored in {tmp_path / 'file'} (" in console.export_text()
 
 
 def test_a_frozen_backbone_on_images_and_masks(

@@ -77,12 +77,15 @@ class LoadTimes:
         return {part: getattr(self, part) / self.total for part in PARTS}
 
 
-def time_loading(batches: Batches, source: Source) -> tuple[LoadTimes, list[Sample]]:
+def time_loading(
+    batches: Batches, source: Source, seconds: float = _SECONDS
+) -> tuple[LoadTimes, list[Sample]]:
     """Make batches on this thread for some seconds, once whole and once part by part.
 
     Args:
         batches: The loader.
         source: What the loader was made from.
+        seconds: How long, about; a batch at least.
 
     Returns:
         The times, and the samples that they are of.
@@ -106,7 +109,7 @@ def time_loading(batches: Batches, source: Source) -> tuple[LoadTimes, list[Samp
         samples += taken
         num_seen += len(rows)
         held = sum(_num_bytes(sample) for sample in samples)
-        if time.perf_counter() - started > _SECONDS or held > _BYTES:
+        if time.perf_counter() - started > seconds or held > _BYTES:
             break
     if not samples:
         raise SampleError(f"{source.manifest.source}: none of the files looked at can be read")

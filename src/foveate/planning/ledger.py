@@ -8,6 +8,7 @@ from dataclasses import replace
 from foveate import machine
 from foveate.config.settings import RunConfig
 from foveate.errors import BudgetError
+from foveate.planning.data_lines import data_lines
 from foveate.planning.fingerprint import Fingerprint
 from foveate.planning.measurement import LESS_UNFROZEN, LOADING_LIMITS, Measurement
 from foveate.planning.plan import Line, Plan, Source, size_text, time_text
@@ -54,7 +55,6 @@ def justify(
     Returns:
         All lines.
     """
-    rows = measured.rows
     is_pinned = len(batch_sizes(config)) == 1
     chosen: Source = "pinned" if is_pinned else "derived"
     tiled = config.data.tiles.size is not None
@@ -62,13 +62,7 @@ def justify(
     stated = "data.image_size" if config.data.image_size else "data.tiles"
     beyond = max(plan.peak_bytes - measured.base_bytes, 0)
     lines = [
-        Line("data", str(found), "measured", f"the headers of {found.num_looked_at} files"),
-        Line(
-            "tiles of an epoch" if tiled else "splits",
-            f"{rows['train']:,} train, {rows['validation']:,} validation, {rows['test']:,} test",
-            "derived",
-            "data.splits and what the data gives",
-        ),
+        *data_lines(config, found, measured),
         Line("backend", f"{plan.backend} on {', '.join(measured.devices)}",
              "derived" if config.runtime.backend == "auto" else "pinned", "runtime.backend"),
         _precision_line(plan, config, gained.get("precision")),

@@ -80,6 +80,9 @@ class Measurement:
         caches: Whether images are kept in a temporary cache, being far away or cut into tiles.
         image_sizes: How many image sizes the last stage may go through: as stated, or at most.
         too_large_images: (height, width) in pixels that are usual here, but do not fit.
+        class_counts: Training images, or pixels of their masks, of each class.
+        counts_pixels: Whether they are pixels.
+        load_seconds: What loading an image takes on one thread, by part; empty for tiles.
     """
 
     backend: Backend
@@ -100,6 +103,9 @@ class Measurement:
     image_sizes: int = 1
     others: list[Try] = field(default_factory=list)
     too_large_images: tuple[int, int] | None = None
+    class_counts: dict[str, int] = field(default_factory=dict)
+    counts_pixels: bool = False
+    load_seconds: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Measurement:

@@ -89,6 +89,13 @@ def stored_features(
     return files
 
 
+def not_stored(error: OSError) -> str:
+    """Say why features are not stored, and what helps: the predicate of a sentence."""
+    why = error.strerror or error
+    where = "FOVEATE_CACHE may name another folder"
+    return f"cannot be stored in {cache_folder()} ({why}; {where})"
+
+
 def feature_shapes(prepared: Prepared, trunk: keras.Model) -> dict[str, tuple[int, ...]]:
     """Say what is stored of an image: name of each array, and its shape."""
     shapes = {name: tuple(tensor.shape[1:]) for name, tensor in trunk.output.items()}

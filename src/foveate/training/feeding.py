@@ -9,10 +9,9 @@ from contextlib import contextmanager
 import keras
 
 from foveate.data.features import FeatureFiles
-from foveate.data.listings import cache_folder
 from foveate.models.build import split_model
 from foveate.planning.plan import size_text
-from foveate.training.features import stored_features
+from foveate.training.features import not_stored, stored_features
 from foveate.training.fitting import Feed, Work, stage_time
 from foveate.training.progress import counting
 from foveate.training.stages import Stage
@@ -75,11 +74,7 @@ def _head(work: Work, index: int, stages: Sequence[Stage]) -> Feed | None:
         try:
             files = _files(work, trunk, split, stage.left * _SHARE_OF_STAGE if stage else None)
         except OSError as error:
-            files, why = None, error.strerror or error
-            problem = (
-                f"cannot be stored in {cache_folder()} ({why}; FOVEATE_CACHE may name another "
-                "folder)"
-            )
+            files, problem = None, not_stored(error)
         if files is None:
             work.console.print(
                 f"Features of all images {problem}: the frozen stage goes over the images.",

@@ -20,6 +20,7 @@ from foveate.errors import ConfigError
 from foveate.models.build import build_model
 from foveate.scale import runtime
 from foveate.training.fitting import compile_stage
+from foveate.training.loading import source_of
 from foveate.training.prepare import Prepared, prepare
 from foveate.training.stages import plan_stages
 
@@ -117,14 +118,7 @@ def profile(data: Any, config: RunConfig, with_model: bool = True) -> Profile:
     loader = prepared.loader("train", config)
     threads = config.loader.threads or machine.cpu_count()
     with Storage(config.cache_bytes) as storage:
-        source = Source(
-            loader.manifest,
-            prepared.image_size,
-            config.augment,
-            config.data,
-            config.seed,
-            storage,
-        )
+        source = source_of(prepared, config, storage)
         times, samples = time_loading(loader, source)
         decoding = decode_rate(source, samples, threads)
         reading = read_rate(source, samples, threads)

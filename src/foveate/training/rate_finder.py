@@ -18,11 +18,12 @@ import numpy as np
 from rich.console import Console
 
 from foveate.config.settings import RunConfig
+from foveate.data.features import FeatureFiles
 from foveate.data.loader import BatchLoader
 from foveate.errors import RunError
 from foveate.models.build import build_model, split_model
 from foveate.scale import runtime
-from foveate.training.features import Report, stored_features
+from foveate.training.features import Report, not_stored, stored_features
 from foveate.training.fitting import compile_stage
 from foveate.training.prepare import Prepared
 from foveate.training.progress import counting
@@ -79,13 +80,15 @@ def _feeding(
 
     Features of some images stand for those of all.
     """
+    features = None
     if stage.name == "frozen" and config.recipe.frozen_views:
-        prepared, config = _few_rows(prepared, config, _ROWS), with_views(config, 1)
+        few, of_one = _few_rows(prepared, config, _ROWS), with_views(config, 1)
         trunk, fitted = split_model(model)
-        with counting(console, "computing features") as report:
-            features = stored_features(config, prepared, trunk, "train", report)
-        loader = prepared.loader("train", config, augment=None, features=features, processes=0)
-        compile_stage(model, stage, prepared, config, fitted)
+        features = _features(few, of_one, trunk, console)
+    if features is not None:
+        config = of_one
+        loader = few.loader("train", config, augment=None, features=features, processes=0)
+        compile_stage(model, stage, few, config, fitted)
     else:
         if prepared.tiles.size is not None:
             prepared = _few_rows(prepared, config, _IMAGES_IN_TILES)
@@ -95,6 +98,19 @@ def _feeding(
         yield fitted, loader, config.gradient_accumulation_steps
     finally:
         loader.close()
+
+
+def _features(
+    prepared: Prepared, config: RunConfig, trunk: keras.Model, console: Console
+) -> FeatureFiles | None:
+    """Compute them; None where they cannot be stored, as a run goes over the images there, too."""
+    try:
+        with counting(console, "computing features") as report:
+            return stored_features(config, prepared, trunk, "train", report)
+    except OSError as error:
+        told = f"Features of images {not_stored(error)}: the test goes over the images."
+        console.print(told, highlight=False, markup=False, soft_wrap=True)
+        return None
 
 
 def _few_rows(prepared: Prepared, config: RunConfig, most: int) -> Prepared:

@@ -28,12 +28,14 @@ from foveate.scale import runtime
 from foveate.scale.allocation import settle_allocation
 from foveate.training.callbacks import GiveBack
 from foveate.training.fitting import compile_stage
+from foveate.training.loading import load_seconds
 from foveate.training.prepare import Prepared, prepare
 from foveate.training.resizing import most_sizes
 from foveate.training.stages import Stage, plan_stages
 from foveate.training.trial_tiles import decoding_bytes, few_images
 from foveate.training.views import cached_bytes, settle_views, stored_bytes, weight_bytes
 
+_PREPARED = "prepared.pickle"
 _WARM_BATCHES = 5  # the first compiles, the next may take up to a third longer than later ones
 _BATCHES = 5  # timed, at least
 _MOST_BATCHES = 100  # of small steps
@@ -55,6 +57,7 @@ def try_out(folder: Path) -> None:
     config = _with_batch(load_config(folder / "config.toml"), request["batch_size"])
     config = _as_asked(config, request)
     settle_allocation(config)
+    is_first = not (folder / _PREPARED).exists()
     prepared = _prepared(folder, config)
     keras.utils.set_random_seed(config.seed)
     began = time.perf_counter()
@@ -74,12 +77,15 @@ def try_out(folder: Path) -> None:
         measured["peak_bytes"] = guard.peak_bytes
     measured["peak_bytes"] += decoding
     measured["size_seconds"] += building
-    about["image_sizes"] = most_sizes(config, prepared, model)  # builds another: no run does
+    # No run does the rest: its memory is none of the peak.
+    about["image_sizes"] = most_sizes(config, prepared, model)  # builds another
+    if is_first:
+        about["load_seconds"] = load_seconds(prepared, config)
     (folder / "answer.json").write_text(json.dumps({"about": about, "try": measured}))
 
 
 def _prepared(folder: Path, config: RunConfig) -> Prepared:
-    known = folder / "prepared.pickle"
+    known = folder / _PREPARED
     if known.exists():  # reading all masks again would take its time
         found: Prepared = pickle.loads(known.read_bytes())  # noqa: S301  our own, of just now
         return found
@@ -108,6 +114,10 @@ def _about(prepared: Prepared, config: RunConfig, model: keras.Model) -> dict[st
         "feature_bytes": stored_bytes(prepared, model, config.recipe.frozen_views or 0),
         "caches": cached_bytes(config, prepared) > 0,
         "has_bfloat16": runtime.has_bfloat16(),
+        "class_counts": dict(
+            zip(prepared.task.class_names, prepared.class_counts.tolist(), strict=True)
+        ),
+        "counts_pixels": prepared.task.per_pixel,
     }
 
 
