@@ -69,7 +69,8 @@ def train(
 
     clock, config = Clock(), config or RunConfig()
     console = Console(quiet=not progress)
-    source, plan = planner.hold_to_budget(data, config, console, plan)
+    with clock.planning():
+        source, plan = planner.hold_to_budget(data, config, console, plan)
     config = config if plan is None else plan.apply(config)
     runtime.prepare(config.runtime.backend)
     from foveate.training import recipe

@@ -34,7 +34,8 @@ def train_and_judge(
 
     if out is not None:
         Run(out).require_unused()  # before anything takes long
-    source, plan = planner.hold_to_budget(data, config, console, given)
+    with clock.planning():
+        source, plan = planner.hold_to_budget(data, config, console, given)
     config = config if plan is None else plan.apply(config)
     runtime.prepare(config.runtime.backend)
     from foveate.training.recipe import train as train_run

@@ -12,6 +12,7 @@ from foveate.config.settings import BudgetConfig
 from foveate.errors import BudgetError, ConfigError
 from foveate.planning.batch_size import find_batch_size
 from foveate.planning.memory import resident_bytes
+from foveate.scale import runtime
 
 MIB = 1024**2
 
@@ -78,6 +79,12 @@ def test_not_even_one_sample() -> None:
         BudgetError, match=r"one sample, which takes .* but got budget\.ram 100 MiB"
     ):
         find_batch_size(network(), BudgetConfig(ram=100 * MIB))
+
+
+def test_the_limit_that_is_not_kept_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "peak_device_bytes", lambda: 2048 * MIB)
+    with pytest.raises(BudgetError, match=r"takes 2\.00 GiB .* got budget\.gpu_memory 1\.00 GiB"):
+        find_batch_size(network(), BudgetConfig(gpu_memory=1024 * MIB))
 
 
 def test_an_uncompiled_model() -> None:

@@ -143,6 +143,8 @@ class TestPlannedAndReal:
         assert (frozen.real, frozen.excess) == (5.0, 0.25)
         assert (fine_tune.real, fine_tune.excess) == (None, None)
         assert whole.excess == pytest.approx(-0.2)
+        planning = {**status, "seconds": 54.0, "planning_seconds": 30.0}
+        assert planned_and_real(self.PLAN, planning, history)[-1] == whole
 
     def test_what_is_not_over_is_not_compared(self) -> None:
         status = {"state": "interrupted", "seconds": 3.0}

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from foveate.data.features import FeatureFiles
 from foveate.data.manifest import Manifest
-from foveate.errors import BudgetError, ConfigError
+from foveate.errors import BudgetError, ConfigError, SampleError
 from foveate.evaluation.predict import Predictor
 from foveate.models.build import build_model, split_model
 from foveate.report.summary import best_epoch
@@ -182,6 +182,14 @@ class TestStored:
         store()
         assert len(computed) == 2 * 2 * 8
 
+    def test_a_backbone_whose_code_changed_counts_as_another(
+        self, store: Config, computed: list[int], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store()
+        monkeypatch.setattr("foveate.training.features.module_stamp", lambda backbone: [1, 2])
+        store()
+        assert len(computed) == 2 * 2 * 8
+
     def test_a_stop_loses_what_was_not_a_whole_batch(
         self, store: Config, computed: list[int]
     ) -> None:
@@ -268,6 +276,49 @@ class TestStored:
         with pytest.raises(KeyboardInterrupt):
             store(stop_at=32, **flags)
         assert [path for path, _ in store(**flags).unreadable.values()] == [str(torn)]
+
+    def test_what_can_be_read_again_is_computed_anew(
+        self,
+        store: Config,
+        computed: list[int],
+        digit_folders: Path,
+        tmp_path: Path,
+        cache: Path,
+    ) -> None:
+        """Even where neither size nor time of a file tell that it was mended."""
+        shutil.copytree(digit_folders, folder := tmp_path / "digits")
+        files = sorted(folder.rglob("*.png"))[:2]
+        whole = [file.read_bytes() for file in files]
+        flags = {
+            "data": folder, "recipe__frozen_views": 1, "data__unreadable": "skip",
+            "data__splits__validation": 0, "data__splits__test": 0,
+        }  # fmt: skip
+
+        def write(contents: list[bytes]) -> None:
+            for file, content in zip(files, contents, strict=True):
+                file.write_bytes(content)
+                os.utime(file, (1, 1))
+
+        write([bytes(len(content)) for content in whole])
+        with pytest.raises(SampleError, match="1 of 150"):
+            store(**flags, data__max_unreadable=0.005)
+        assert not any(file.stat().st_size for file in cache.rglob("*.bin"))
+        assert sorted(store(**flags, data__max_unreadable=0.1).unreadable) == [0, 1]
+        computed.clear()
+        assert sorted(store(**flags, data__max_unreadable=0.1).unreadable) == [0, 1]
+        assert not computed
+        write([whole[0], bytes(len(whole[1]))])
+        assert sorted(store(**flags, data__max_unreadable=0.1).unreadable) == [1]
+        write(whole)
+        found = store(**flags)
+        assert not found.unreadable
+        assert found.read(np.arange(2), 0)["features"].any(axis=1).all()
+
+    def test_a_full_disk_is_told(self, store: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+        full = SimpleNamespace(free=10)
+        monkeypatch.setattr("foveate.training.features.shutil.disk_usage", lambda _: full)
+        with pytest.raises(OSError, match="needed, 0 MiB free"):
+            store(budget__disk="1GiB")
 
 
 def test_a_killed_run_goes_on_to_the_same_weights(

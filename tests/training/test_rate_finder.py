@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -92,6 +93,22 @@ def test_a_frozen_backbone_on_images_and_masks(
     found = find(mask_folders, config)
     assert (found.stage, found.step_size) == ("frozen", 8)
     assert found.suggestion is not None
+
+
+def test_features_of_a_few_large_images_in_tiles(
+    mask_run: Run,
+    mask_folders: Path,
+    tiny_config: Config,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FOVEATE_CACHE", str(tmp_path / "cache"))
+    weights = next(mask_run.model_folder.glob("*.keras"))
+    flags = {"data__image_size": "none", "data__tiles": 16, "recipe__frozen_views": 1}
+    found = find(mask_folders, tiny_config(model__weights=weights, **flags))
+    assert found.stage == "frozen"
+    (state,) = (tmp_path / "cache" / "features").glob("*/state.json")
+    assert json.loads(state.read_text())["items"] == rate_finder._IMAGES_IN_TILES * 2 * 2
 
 
 def test_gradients_are_accumulated(pretrained: Config, digit_folders: Path) -> None:

@@ -17,8 +17,18 @@ def test_time_adds_up_and_of_memory_the_most_counts() -> None:
     before = ours.to_dict()
     assert before["seconds"] == 30.0
     assert 0 < before["peak_memory_bytes"] < 2 * tree_bytes()
-    ours.add({"seconds": 60.0, "peak_memory_bytes": 2**39})
-    assert ours.to_dict() == {"seconds": 95.0, "peak_memory_bytes": 2**39}
+    assert before["planning_seconds"] == 0.0
+    ours.add({"seconds": 60.0, "planning_seconds": 20.0, "peak_memory_bytes": 2**39})
+    taken = {"seconds": 95.0, "planning_seconds": 20.0, "peak_memory_bytes": 2**39}
+    assert ours.to_dict() == taken
+
+
+def test_planning_is_counted_by_itself_too() -> None:
+    ours = tally([0.0, 5.0, 25.0, 30.0])
+    with ours.clock.planning():
+        pass
+    taken = ours.to_dict()
+    assert (taken["seconds"], taken["planning_seconds"]) == (30.0, 20.0)
 
 
 def test_less_memory_than_now_changes_nothing() -> None:

@@ -100,7 +100,8 @@ class FeatureFiles:
         items = min(
             self._file(name).stat().st_size // self._bytes_of(name) for name in self.shapes
         )
-        known = {**self._load()[1], **unreadable}
+        # What is read ahead is told of again when it is stored.
+        known = {row: why for row, why in {**self._load()[1], **unreadable}.items() if row < items}
         state = {"items": items, "unreadable": {str(row): why for row, why in known.items()}}
         write_atomically(self._state, json.dumps(state))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -72,16 +73,12 @@ def _search(
             if not runtime.lacks_device_memory(error):
                 raise
             break
-        pairs = [(p, limit) for p, limit in zip(peaks, limits, strict=True) if limit is not None]
-        if any(peak > limit * (1 - KEPT_FREE) for peak, limit in pairs):
+        if _exceeded(peaks, limits):
             break
         fitting = size
         # Twice the samples take at most twice what they added, as seen from half of them.
         grown = [peak + 2 * max(peak - old, 0) for peak, old in zip(peaks, last, strict=True)]
-        if fitting > 1 and any(
-            limit is not None and peak > limit * (1 - KEPT_FREE)
-            for peak, limit in zip(grown, limits, strict=True)
-        ):
+        if fitting > 1 and _exceeded(grown, limits):
             break
         size *= 2
     if not fitting and not any(peaks):
@@ -90,12 +87,25 @@ def _search(
             "free. Free some, or take a smaller model or image size."
         )
     if not fitting:
+        which, taken, stated = _exceeded(peaks, limits)[0]
         raise BudgetError(
-            f"The budget must hold a batch of one sample, which takes {size_text(peaks[0])} of "
-            f"memory, but got budget.ram {size_text(limits[0])}. Raise it, or take a smaller "
+            f"The budget must hold a batch of one sample, which takes {size_text(taken)} of "
+            f"memory, but got {which} {size_text(stated)}. Raise it, or take a smaller "
             "model or image size."
         )
     return fitting
+
+
+def _exceeded(
+    peaks: Sequence[float], limits: tuple[int, int | None]
+) -> list[tuple[str, float, int]]:
+    """Name each limit that is not kept to, with what is taken and what was stated."""
+    names = ("budget.ram", "budget.gpu_memory")
+    return [
+        (name, peak, limit)
+        for name, peak, limit in zip(names, peaks, limits, strict=True)
+        if limit is not None and peak > limit * (1 - KEPT_FREE)
+    ]
 
 
 def _peaks(model: keras.Model, batch: tuple[Any, ...], size: int) -> list[float]:

@@ -8,25 +8,20 @@ import importlib.metadata
 import importlib.util
 import json
 import math
-import os
 import platform
 import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import asdict, replace
-from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from foveate import machine
 from foveate.config.files import to_toml
 from foveate.config.settings import RunConfig
 from foveate.data.listings import cache_folder
 from foveate.data.manifest import Manifest
-from foveate.data.places import Member
 from foveate.disk import write_atomically
 from foveate.errors import FoveateError, RunError
 from foveate.planning.measurement import (
@@ -40,6 +35,7 @@ from foveate.planning.measurement import (
 )
 from foveate.planning.reckon import epochs_in
 from foveate.planning.sizes import batch_sizes, next_size
+from foveate.planning.stamps import accelerators, file_sizes, module_stamp
 
 # The rooms below this one are named, not imported: they run in another process. What a run imports
 # when its training is over is left out: with it, the end took 1 % more than training at its peak.
@@ -65,7 +61,6 @@ _LONGEST = 900.0  # that a trial may last: where memory is refused, TensorFlow m
 _LOOK_SECONDS = 0.5
 _FEW_EPOCHS = 5  # in the time of so many, fewer layers learnt as much or more
 _THREADS_OF_ONE = 4  # that a process has, where there are several
-_SIZES_ASKED = 1000
 _DISTRIBUTIONS = ("foveate", "keras", "tensorflow", "tensorflow-cpu", "jax", "torch", "numpy")
 
 
@@ -133,54 +128,11 @@ def _key(manifest: Manifest, config: RunConfig, sizes: list[int]) -> str:
             continue
     about = [
         manifest.digest(), settings, sizes, versions, platform.machine(), platform.processor(),
-        machine.cpu_count(), machine.memory_bytes(), _accelerators(), _file_sizes(manifest),
-        _module_stamp(config.model.backbone),
+        machine.cpu_count(), machine.memory_bytes(), accelerators(), file_sizes(manifest),
+        module_stamp(config.model.backbone),
         config.budget.ram is None,  # what steps do with their memory
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def _accelerators() -> list[str]:
-    """What decides on which devices a backend computes, as far as it can be told without one."""
-    packages = importlib.metadata.distributions()
-    found = sorted(
-        f"{package.name} {package.version}"
-        for package in packages
-        if (package.name or "").lower().startswith(("nvidia-", "jax-cuda", "jax-rocm"))
-    )
-    with contextlib.suppress(OSError):
-        found += sorted(path.name for path in Path("/proc/driver/nvidia/gpus").iterdir())
-    return found + [
-        str(os.environ.get(name)) for name in ("CUDA_VISIBLE_DEVICES", "JAX_PLATFORMS")
-    ]
-
-
-def _file_sizes(manifest: Manifest) -> list[int]:
-    """Bytes of some image files of this machine: other images may have the same names."""
-    count = min(_SIZES_ASKED, manifest.num_samples)
-    rows = np.linspace(0, manifest.num_samples - 1, count).astype(np.int64)
-    sizes = []
-    for place in manifest.image_places(rows):
-        with contextlib.suppress(OSError):  # far away, or gone; the loader says so
-            path = Path(place.shard if isinstance(place, Member) else place)
-            sizes.append(path.stat().st_size)
-    return sizes
-
-
-def _module_stamp(backbone: str) -> list[int]:
-    """Size and time of change of the file that makes a user's backbone; it is not imported."""
-    module, _, function = backbone.partition(":")
-    top, *inner = module.split(".")
-    with contextlib.suppress(ImportError, ValueError, OSError):  # the trial says what is wrong
-        spec = importlib.util.find_spec(top) if function else None
-        for name in inner:  # find_spec("a.b") would import a
-            spec = (
-                PathFinder.find_spec(name, spec.submodule_search_locations or []) if spec else None
-            )
-        if spec is not None and spec.origin is not None:
-            found = Path(spec.origin).stat()
-            return [found.st_size, found.st_mtime_ns]
-    return []
 
 
 def _try_out(

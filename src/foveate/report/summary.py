@@ -134,7 +134,8 @@ def planned_and_real(
             counts, as its first compiles and one that was resumed is short.
 
     Returns:
-        Memory, then an epoch of each stage, then the whole time, if it was foretold.
+        Memory, then an epoch of each stage, then the whole time but for that of planning, if it
+        was foretold.
     """
     taken: dict[str, list[float]] = {name: [] for name in plan["epoch_seconds"]}
     for record in history:
@@ -151,7 +152,9 @@ def planned_and_real(
         "memory, peak", plan["peak_bytes"], status.get("peak_memory_bytes"), is_memory=True
     )
     total = plan["total_seconds"]
-    whole = status.get("seconds") if status["state"] == "finished" else None
+    whole = None
+    if status["state"] == "finished" and "seconds" in status:
+        whole = status["seconds"] - status.get("planning_seconds", 0.0)
     return [memory, *epochs, *([Comparison("time, in all", total, whole)] if total else [])]
 
 

@@ -134,7 +134,8 @@ def _trained(folder: Path, manifest: Manifest, part: int) -> Run | None:
         run = resume(run.folder, console, clock, restarts=True)
     elif not _is_finished(run):
         run.discard()
-        source, plan = planner.hold_to_budget(manifest, config, console)
+        with clock.planning():
+            source, plan = planner.hold_to_budget(manifest, config, console)
         from foveate.training.recipe import train
 
         run = train(source, config, run.folder, console, plan, clock, restarts=True)

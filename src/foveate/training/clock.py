@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import psutil
 
@@ -31,10 +32,12 @@ class Clock:
     Attributes:
         started: What `now` told when the run began. `time.monotonic` tells all processes of a
             machine the same.
+        planning_seconds: Those that planning took, which no plan foretells.
     """
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now, self.started = now, now()
+        self.planning_seconds = 0.0
 
     @classmethod
     def of_process(cls) -> Clock:
@@ -47,6 +50,13 @@ class Clock:
     def spent(self) -> float:
         """Seconds of the run so far."""
         return self._now() - self.started
+
+    @contextmanager
+    def planning(self) -> Iterator[None]:
+        """Count what goes on meanwhile as planning, too."""
+        began = self.spent
+        yield
+        self.planning_seconds += self.spent - began
 
     def add(self, seconds: float) -> None:
         """Count what the run had spent before it was interrupted."""

@@ -9,13 +9,15 @@ folder under a key of everything it depends on, and serves later runs as well.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -29,13 +31,17 @@ from foveate.data.listings import cache_folder
 from foveate.data.loader import BatchLoader
 from foveate.data.manifest import Manifest
 from foveate.data.places import Member, is_remote
-from foveate.disk import is_locked, require_space
+from foveate.disk import is_locked
+from foveate.errors import SampleError
 from foveate.models.build import leaves
+from foveate.planning.plan import size_text
+from foveate.planning.stamps import module_stamp
 from foveate.training.prepare import Prepared
 
 _SYNC_SECONDS = 10.0
 _LOOK_SECONDS = 0.2  # between two looks whether another run is done
 _MOST_BYTES = 10 * 1024**3  # on the disk, unless more is stated
+_TRIED_AGAIN = 8  # rows
 _FIRST_BATCHES = 3  # after which it can be told how long the rest will take
 
 Report = Callable[[int, int], None]
@@ -67,8 +73,7 @@ def stored_features(
 
     Raises:
         SampleError: A file cannot be read and may not be left out.
-        RunError: The disk is full.
-        OSError: The folder cannot be made, or not be written to.
+        OSError: The folder cannot be made, or not be written to, or its disk is full.
     """
     views = config.recipe.frozen_views or 1 if split == "train" else 1
     rows = prepared.rows(split)
@@ -79,6 +84,9 @@ def stored_features(
     with _owned(folder, end, waiting) as is_owned:
         if not is_owned:
             return None
+        if _is_mended(config, prepared, split, replace(files).unreadable):
+            files.cut(0)
+            files.sync({})
         if files.num_done < files.num_items:
             _make_room(folder, files.num_items * files.item_bytes, disk_limit(config))
             loader = _loader(config, prepared, split, views)
@@ -121,7 +129,27 @@ def _features_folder() -> Path:
     return cache_folder() / "features"
 
 
-def _loader(config: RunConfig, prepared: Prepared, split: str, views: int) -> BatchLoader:
+def _is_mended(
+    config: RunConfig, prepared: Prepared, split: str, unreadable: Mapping[int, Any]
+) -> bool:
+    """Say whether rows that could not be read can be now, as far as some of them tell."""
+    if not unreadable or prepared.tiles.size is not None:
+        return False
+    rows = prepared.rows(split).take(sorted(unreadable)[:_TRIED_AGAIN])
+    loader = _loader(config, replace(prepared, manifest=rows), split, 1, max_unreadable=1.0)
+    try:
+        for _ in loader:
+            pass
+    except SampleError:  # of none of them
+        return False
+    finally:
+        loader.close()
+    return True
+
+
+def _loader(
+    config: RunConfig, prepared: Prepared, split: str, views: int, **others: Any
+) -> BatchLoader:
     """All rows in order; the last batch as large as the others, as another would be compiled."""
     return prepared.loader(
         split,
@@ -133,6 +161,7 @@ def _loader(config: RunConfig, prepared: Prepared, split: str, views: int) -> Ba
         remainder="pad",
         cycle=1,
         epochs=views,
+        **others,
     )
 
 
@@ -165,6 +194,9 @@ def _compute(
             is_known = done - first > _FIRST_BATCHES * loader.batch_size
             if is_known and pace * (files.num_items - first) > seconds:
                 return False
+    except SampleError:  # there is something to mend
+        files.cut(0)
+        raise
     finally:
         loader.close()
         files.sync(_unreadable(loader))
@@ -225,7 +257,9 @@ def _make_room(folder: Path, num_bytes: int, limit: int) -> None:
             if is_owned:  # and a run that reads it has its files open
                 shutil.rmtree(other, ignore_errors=True)
                 total -= sizes[other]
-    require_space(folder, max(num_bytes - _size(folder), 0))
+    free, needed = shutil.disk_usage(folder).free, max(num_bytes - _size(folder), 0)
+    if free < needed:
+        raise OSError(errno.ENOSPC, f"{size_text(needed)} needed, {size_text(free)} free")
 
 
 def _size(folder: Path) -> int:
@@ -245,7 +279,7 @@ def _key(
         __version__, keras.backend.backend(), keras.version(),
         rows.digest(), _stamps(rows), prepared.image_size, prepared.task.to_dict(),
         config.data.decode.model_dump(mode="json"), prepared.tiles.model_dump(mode="json"),
-        config.data.unreadable, augment, views,
+        config.data.unreadable, augment, views, module_stamp(config.model.backbone),
         _trunk_digest(trunk),
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
@@ -274,7 +308,8 @@ def _trunk_digest(trunk: keras.Model) -> str:
     digest = hashlib.sha256()
     for layer in leaves(trunk):
         settings = layer.get_config()
-        settings.pop("name", None)  # counts what was built before in this process
+        for name in ("name", "trainable"):  # what was built before in this process decides them
+            settings.pop(name, None)
         digest.update(f"{type(layer).__name__} {settings}".encode())
         for weight in layer.weights:
             digest.update(np.ascontiguousarray(weight).tobytes())

@@ -82,7 +82,8 @@ def _feeding(
     """
     features = None
     if stage.name == "frozen" and config.recipe.frozen_views:
-        few, of_one = _few_rows(prepared, config, _ROWS), with_views(config, 1)
+        most = _ROWS if prepared.tiles.size is None else _IMAGES_IN_TILES
+        few, of_one = _few_rows(prepared, config, most), with_views(config, 1)
         trunk, fitted = split_model(model)
         features = _features(few, of_one, trunk, console)
     if features is not None:

@@ -25,9 +25,14 @@ class Tally:
     def to_dict(self) -> dict[str, Any]:
         """Give what was taken so far, as JSON values."""
         seconds = round(self.clock.spent, 3)
-        return {"seconds": seconds, "peak_memory_bytes": self.guard.peak_bytes}
+        return {
+            "seconds": seconds,
+            "planning_seconds": round(self.clock.planning_seconds, 3),
+            "peak_memory_bytes": self.guard.peak_bytes,
+        }
 
     def add(self, before: Mapping[str, Any]) -> None:
         """Count what the processes before this one took, by what `to_dict` gave there."""
         self.clock.add(before["seconds"])
+        self.clock.planning_seconds += before.get("planning_seconds", 0.0)
         self.guard.peak_bytes = max(self.guard.peak_bytes, before["peak_memory_bytes"])
