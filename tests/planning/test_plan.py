@@ -87,6 +87,27 @@ def test_a_little_more_memory_is_not_measured_anew(
     assert limits == [1200 * MIB, 1300 * MIB]
 
 
+@pytest.mark.parametrize(("most", "sizes"), [(0.5, [1, 32]), (0.0, [1])])
+def test_a_second_size_is_tried_where_time_is_short(
+    most: float, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a plan would know of batches of one alone; a third would take too long."""
+    asked = []
+    about = {name: value for name, value in vars(USUAL).items() if name not in ("tries", "limit")}
+
+    def ask(folder: Path, config: RunConfig, size: int, **ways: Any) -> Any:
+        asked.append(size)
+        return {**about, "others": [], "has_bfloat16": False}, tried(size)
+
+    monkeypatch.setattr(measure, "_ask", ask)
+    monkeypatch.setattr(measure, "_SHARE_OF_TIME", 0.0)
+    monkeypatch.setattr(measure, "_MOST_OF_TIME", most)
+    data: Any = SimpleNamespace(save=lambda path: None)
+    stated = config(budget={"time": 60})
+    measure._try_out(data, stated, [1, 2, 4, 8, 16, 32], 8192 * MIB, 1.0)
+    assert asked == sizes
+
+
 def test_a_size_whose_trial_failed_is_not_planned() -> None:
     found = measured(tried(1), tried(4))
     assert settle(config(), FOUND, found, 9000 * MIB).batch_size > 8

@@ -226,10 +226,10 @@ def test_what_was_measured_is_of_these_images_on_these_devices(
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(bytes(side))  # nothing looks into it here
         config = tiny_config()
-        keys.add(measuring._key(read_manifest(tmp_path / folder), config, [8]))
+        keys.add(measuring._key(read_manifest(tmp_path / folder), config, [8], 1.0))
     assert len(keys) == 2
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    keys.add(measuring._key(read_manifest(tmp_path / "large"), config, [8]))
+    keys.add(measuring._key(read_manifest(tmp_path / "large"), config, [8], 1.0))
     assert len(keys) == 3
 
 
@@ -244,11 +244,11 @@ def test_what_was_measured_is_of_this_version_of_a_users_backbone(
     for name in ("own_module", "own_package.inner"):
         config = tiny_config(model__backbone=f"{name}:plain")
         file = tmp_path / f"{name.replace('.', '/')}.py"
-        keys = {measuring._key(manifest, config, [8])}  # before there is such a file
+        keys = {measuring._key(manifest, config, [8], 1.0)}  # before there is such a file
         for text in ("one", "another"):
             file.write_text(text)
             importlib.invalidate_caches()
-            keys |= {measuring._key(manifest, config, [8]) for _ in range(2)}
+            keys |= {measuring._key(manifest, config, [8], 1.0) for _ in range(2)}
         assert len(keys) == 3
 
 

@@ -27,6 +27,7 @@ from foveate.runs import Run
 from foveate.training.prepare import prepare
 from foveate.training.profile import profile
 from foveate.training.recipe import train
+from foveate.training.trial_tiles import few_images
 from foveate.training.views import cached_bytes, run_files_bytes, settle_views
 
 Config = Callable[..., Any]
@@ -171,6 +172,16 @@ def test_rows_of_tiles(canvases: Path, tile_config: Config) -> None:
         sizes = prepared.manifest.split(split).table.select("height", "width").rows()
         assert prepared.rows(split).num_samples == sum(tiles[size] for size in sizes)
     assert prepared.num_judged("test") >= prepared.rows("test").num_samples
+
+
+def test_a_trial_has_tiles_for_whole_batches(canvases: Path, tile_config: Config) -> None:
+    """What is measured with a batch of 32 is not that of the 18 tiles of two images."""
+    config = tile_config(data__batch_size=32)
+    prepared = prepare(canvases, config)
+    assert few_images(prepared, 1).loader("train", config).batch_size < 32
+    few = few_images(prepared, 32)
+    assert few.loader("train", config).batch_size == 32
+    assert few.manifest.num_samples < prepared.manifest.num_samples
 
 
 def test_tiles_may_be_seen_smaller_than_they_are(canvases: Path, tile_config: Config) -> None:

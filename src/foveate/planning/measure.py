@@ -56,6 +56,7 @@ except FoveateError as error:
     (Path(sys.argv[1]) / "mistake").write_text(f"{type(error).__name__} {error}")
 """
 _SHARE_OF_TIME = 0.15  # of a stated time, after which no further batch size is tried
+_MOST_OF_TIME = 0.5  # after which not even a second one is
 _SECONDS = 300.0  # the same where no time is stated
 _LONGEST = 900.0  # that a trial may last: where memory is refused, TensorFlow may wait for ever
 _LOOK_SECONDS = 0.5
@@ -82,7 +83,7 @@ def measure(manifest: Manifest, config: RunConfig, limit: int, share: float = 1.
         RunError: The trial failed.
     """
     sizes = batch_sizes(config)
-    remembered = cache_folder() / "measured" / f"{_key(manifest, config, sizes)}.json"
+    remembered = cache_folder() / "measured" / f"{_key(manifest, config, sizes, share)}.json"
     try:
         known = Measurement.from_dict(json.loads(remembered.read_text()))
         if known.limit >= limit or _holds_at(limit, known, sizes):
@@ -110,7 +111,7 @@ def _holds_at(limit: int, known: Measurement, sizes: list[int]) -> bool:
     return True
 
 
-def _key(manifest: Manifest, config: RunConfig, sizes: list[int]) -> str:
+def _key(manifest: Manifest, config: RunConfig, sizes: list[int], share: float) -> str:
     """Everything that the measured figures depend on, as a name."""
     settings = config.model_dump(mode="json")
     for section, names in {
@@ -127,7 +128,8 @@ def _key(manifest: Manifest, config: RunConfig, sizes: list[int]) -> str:
         except importlib.metadata.PackageNotFoundError:
             continue
     about = [
-        manifest.digest(), settings, sizes, versions, platform.machine(), platform.processor(),
+        manifest.digest(), settings, sizes, share, versions,
+        platform.machine(), platform.processor(),
         machine.cpu_count(), machine.memory_bytes(), accelerators(), file_sizes(manifest),
         module_stamp(config.model.backbone),
         config.budget.ram is None,  # what steps do with their memory
@@ -139,8 +141,10 @@ def _try_out(
     manifest: Manifest, config: RunConfig, sizes: list[int], limit: int, share: float
 ) -> Measurement:
     """Try sizes one after the other, each in a fresh process: a backend keeps what it took."""
-    allowed = _SHARE_OF_TIME * config.budget.time if config.budget.time else _SECONDS
-    end = time.monotonic() + share * allowed
+    begun, stated_time = time.monotonic(), config.budget.time
+    end = begun + share * (_SHARE_OF_TIME * stated_time if stated_time else _SECONDS)
+    # With one size alone nothing is known of any larger one.
+    latest = begun + share * _MOST_OF_TIME * stated_time if stated_time else end
     stated = config.recipe.precision
     usual = {
         "precision": "float32" if stated == "auto" else stated,
@@ -155,7 +159,7 @@ def _try_out(
         bfloat16 = about.pop("has_bfloat16") and stated == "auto"
         tries, base, too_large = [first], about["base_bytes"], None
         while (size := next_size(sizes, *levels(tries), base, limit)) is not None:
-            if time.monotonic() > end:
+            if time.monotonic() > (end if len(tries) > 1 else latest):
                 break
             try:
                 tries.append(_ask(folder, config, size, **usual)[1])

@@ -194,8 +194,9 @@ def _compute(
             is_known = done - first > _FIRST_BATCHES * loader.batch_size
             if is_known and pace * (files.num_items - first) > seconds:
                 return False
-    except SampleError:  # there is something to mend
-        files.cut(0)
+    except SampleError:
+        if loader.unreadable:  # too many, which are to be tried again
+            files.cut(0)
         raise
     finally:
         loader.close()

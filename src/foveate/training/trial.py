@@ -69,7 +69,7 @@ def try_out(folder: Path) -> None:
     about = _about(prepared, config, model)
     tried, decoding = prepared, 0
     if config.data.tiles.size is not None:
-        tried = few_images(prepared)
+        tried = few_images(prepared, config.effective_batch_size)
         decoding = decoding_bytes(tried, config)
     with MemoryGuard(_NO_LIMIT) as guard:
         measured = _measure(tried, config, model)

@@ -18,14 +18,29 @@ from foveate.training.prepare import Prepared
 _FEW = 2
 
 
-def few_images(prepared: Prepared) -> Prepared:
-    """Keep the largest images of each split: in a run one is decoded for very many tiles."""
+def few_images(prepared: Prepared, num_tiles: int) -> Prepared:
+    """Keep the largest images of each split: in a run one is decoded for very many tiles.
+
+    Args:
+        prepared: What is to be learned, from images in tiles.
+        num_tiles: As many are needed of each split, if there are; with fewer a loader would make
+            its batches smaller.
+    """
     table = prepared.manifest.table.with_columns(
         pixels=pl.col("height").cast(pl.Int64) * pl.col("width")
     )
     largest = table.sort("pixels", descending=True, maintain_order=True).drop("pixels")
-    splits = [largest.filter(pl.col("split") == name).head(_FEW) for name in SPLITS]
-    return replace(prepared, manifest=replace(prepared.manifest, table=pl.concat(splits)))
+
+    def kept(images: pl.DataFrame) -> Prepared:
+        return replace(prepared, manifest=replace(prepared.manifest, table=images))
+
+    splits = []
+    for name in SPLITS:
+        images, few = largest.filter(pl.col("split") == name), _FEW
+        while few < images.height and kept(images.head(few)).rows(name).num_samples < num_tiles:
+            few *= 2
+        splits.append(images.head(few))
+    return kept(pl.concat(splits))
 
 
 def decoding_bytes(prepared: Prepared, config: RunConfig) -> int:
