@@ -277,3 +277,14 @@ def test_ctrl_c_leaves_a_usable_run(digit_folders: Path, tmp_path: Path) -> None
     assert Run.open(out).status()["state"] == "interrupted"
     assert run(["evaluate", str(out)]) == 0
     assert run(["report", str(out)]) == 0
+
+
+def test_a_plan_is_followed_with_the_settings_that_it_was_made_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("foveate.cli.plan_data", lambda *_: None)
+    monkeypatch.chdir(tmp_path)
+    settings = ["--model.backbone", "simple_cnn", "--budget.ram", "4GiB"]
+    assert run(["plan", "my photos", *settings, "--out", "plan.json"]) == 0
+    command = f"foveate train 'my photos' {' '.join(settings)} --plan plan.json"
+    assert command in told(capsys)

@@ -119,7 +119,9 @@ def plan(*tokens: Tokens, out: Path | None = None, config: Path | None = None) -
     words, settled = _read(tokens, config)
     plan_data(_one(words, "plan", "DATA: what train would get"), settled, out, console)
     if out is not None:
-        say(f"Written: {out}. Follow it: foveate train {shlex.quote(words[0])} --plan {out}")
+        files = [] if config is None else ["--config", str(config)]
+        again = shlex.join(["foveate", "train", *tokens, *files, "--plan", str(out)])
+        say(f"Written: {out}. Follow it: {again}")
 
 
 @app.command

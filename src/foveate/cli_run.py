@@ -64,6 +64,7 @@ def resume_and_judge(folder: Path) -> int | Path:
     planner.keep_to_processors(run.config())
     runtime.prepare(run.backend)
     if run.lacks_report():
+        clock.add(run.status().get("seconds", 0.0))
         return _conclude(run, clock)
     from foveate.training.recipe import resume as resume_run
 

@@ -12,7 +12,7 @@ from test_plan import BASE, USUAL
 
 from foveate.config.settings import RunConfig
 from foveate.data.manifest import Manifest
-from foveate.errors import BudgetError, ConfigError, RunError
+from foveate.errors import BudgetError, ConfigError, MissingDependencyError, RunError
 from foveate.planning.measurement import Measurement
 from foveate.planning.plan import Plan
 from foveate.planning.planner import make_plan
@@ -78,6 +78,22 @@ def test_one_that_does_not_fit_or_work_is_left_out(plan: Callable[..., Plan]) ->
     assert chosen.backend == "torch"
     assert "tensorflow does not fit" in reason(chosen)
     assert "jax failed its trial" in reason(chosen)
+
+
+def test_one_without_an_accelerator_is_left_out(plan: Callable[..., Plan]) -> None:
+    found = {name: on(name) for name in INSTALLED}
+    mistake = ConfigError("budget.gpu_memory needs an accelerator")
+    chosen = plan(**{**found, "tensorflow": mistake, "jax": mistake})
+    assert chosen.backend == "torch"
+
+
+def test_where_none_is_installed_it_is_told_what_to_do(
+    plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "installed_backends", tuple)
+    monkeypatch.delenv("KERAS_BACKEND", raising=False)
+    with pytest.raises(MissingDependencyError, match="pip install"):
+        plan()
 
 
 def test_where_none_fits_the_smallest_budget_is_told(plan: Callable[..., Plan]) -> None:

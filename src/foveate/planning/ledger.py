@@ -26,9 +26,10 @@ from foveate.planning.sizes import KEPT_FREE, batch_sizes
 
 _GIB = 1024**3
 _WORTH_SAYING = 0.95  # of the time; more is noise
-RUN_FILES = 10
-"""Times the weights: two checkpoints with the averages of Adam and one that is being written, the
-best epoch, and the model."""
+RUN_FILES = 13
+"""Times the weights: two checkpoints and one that is being written, each with the two averages of
+Adam and what was accumulated of gradients, and the best epoch. While the model is written, no
+checkpoint is."""
 
 
 def justify(

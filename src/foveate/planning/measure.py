@@ -101,6 +101,8 @@ def _holds_at(limit: int, known: Measurement, sizes: list[int]) -> bool:
 
     So it is where the largest size is known, or the same sizes would be tried again.
     """
+    if known.too_large is not None:
+        sizes = [size for size in sizes if size < known.too_large]
     tried = [one.batch_size for one in known.tries]
     if tried[-1] == sizes[-1]:
         return True

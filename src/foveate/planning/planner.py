@@ -16,7 +16,7 @@ from rich.text import Text
 from foveate import machine
 from foveate.config.settings import RunConfig
 from foveate.data.manifest import Manifest, read_manifest
-from foveate.errors import BudgetError, FoveateError, RunError
+from foveate.errors import BudgetError, ConfigError, FoveateError, RunError
 from foveate.planning.concessions import measure_what_fits
 from foveate.planning.fingerprint import Fingerprint, fingerprint
 from foveate.planning.ledger import fastest_of
@@ -71,7 +71,7 @@ def _settle_backend(manifest: Manifest, config: RunConfig, found: Fingerprint, r
             measured = measure_what_fits(manifest, on_it, limit, ram, 1 / len(backends))
             open_one = config.runtime.backend == "auto"  # which the ledger says
             plans.append(settle(config if open_one else on_it, found, measured, ram))
-        except (BudgetError, RunError) as error:
+        except (BudgetError, ConfigError, RunError) as error:
             problems[backend] = error
     if not plans:
         raise next(iter(problems.values()))
@@ -82,8 +82,9 @@ def _backends(config: RunConfig) -> Sequence[str]:
     """List what may be computed on: what is stated, what `auto` means here, or all there is."""
     if config.runtime.backend != "fastest":
         return (runtime.choose_backend(config.runtime.backend),)
-    running = runtime.running_backend()
-    return runtime.installed_backends() if running is None else (running,)
+    if (running := runtime.running_backend()) is not None:
+        return (running,)
+    return runtime.installed_backends() or (runtime.choose_backend(),)  # which says what to do
 
 
 def hold_to_budget(
