@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from foveate.config.settings import RunConfig
 from foveate.data.features import FeatureFiles
 from foveate.data.manifest import Manifest
 from foveate.errors import BudgetError, ConfigError, SampleError
@@ -429,6 +430,20 @@ def test_unreadable_files_are_left_out_and_listed(
         assert all(path.name in listed for path in torn)
 
 
+def with_room_for_one(config: RunConfig, data: Path) -> RunConfig:
+    """``config`` with a disk for the run's own files and one stored view."""
+    prepared = prepare(data, config)
+    model = build_model(config.model, prepared.model_inputs, prepared.task)
+    room = run_files_bytes(model) + stored_bytes(prepared, model, 1)
+    return config.model_copy(update={"budget": config.budget.model_copy(update={"disk": room})})
+
+
+def views_of(config: RunConfig, data: Path) -> int | None:
+    prepared = prepare(data, config)
+    model = build_model(config.model, prepared.model_inputs, prepared.task)
+    return settle_views(config, prepared, model).recipe.frozen_views
+
+
 class TestDecision:
     """Without a word features are stored where that pays; what is stated is kept or refused."""
 
@@ -440,7 +455,6 @@ class TestDecision:
             ({"recipe__epochs": 8}, 2),
             ({"recipe__epochs": 100}, 4),
             ({"recipe__epochs": 8, "augment__mix__mixup": 0.2}, 0),
-            ({"recipe__epochs": 8, "budget__disk": "14MiB"}, 1),
             ({"recipe__epochs": 8, "recipe__frozen_views": 0}, 0),
         ],
     )
@@ -452,19 +466,18 @@ class TestDecision:
         digit_folders: Path,
         cache: Path,
     ) -> None:
-        config = pretrained(**flags)
-        prepared = prepare(digit_folders, config)
-        model = build_model(config.model, prepared.model_inputs, prepared.task)
-        if "budget__disk" in flags:
-            room = run_files_bytes(model) + stored_bytes(prepared, model, 1)
-            budget = config.budget.model_copy(update={"disk": room})
-            config = config.model_copy(update={"budget": budget})
-        assert settle_views(config, prepared, model).recipe.frozen_views == views
+        assert views_of(pretrained(**flags), digit_folders) == views
+
+    def test_a_disk_with_room_for_one(
+        self, pretrained: Config, digit_folders: Path, cache: Path
+    ) -> None:
+        config = pretrained(recipe__epochs=8)
+        assert views_of(with_room_for_one(config, digit_folders), digit_folders) == 1
 
     def test_a_disk_that_is_too_small(
         self, pretrained: Config, digit_folders: Path, tmp_path: Path, cache: Path
     ) -> None:
-        config = pretrained(recipe__frozen_views=50, budget__disk="48MiB")
+        config = with_room_for_one(pretrained(recipe__frozen_views=50), digit_folders)
         with pytest.raises(BudgetError, match=r"frozen_views = 50 must fit on the disk with"):
             train(digit_folders, config, tmp_path / "run")
         with pytest.raises(BudgetError, match=r"budget\.disk must be at least [\d.,]+ MiB"):
