@@ -3,6 +3,9 @@
 Canvases of two sizes are put together from the scenes of `foveate quickstart`. On each a small
 network is trained for an epoch, judged, and asked for the mask of one canvas, each in a process of
 its own. What may differ is the moment in which one file is decoded, so that is told beside.
+
+With --ram a plan chooses the batch, and what it tried is counted too: the peak is that of the
+largest process, trial or run, or prediction.
 """
 
 from __future__ import annotations
@@ -26,7 +29,6 @@ _SETTINGS = {
     "data.image": "images",
     "data.mask": "masks",
     "data.image_size": "128",
-    "data.batch_size": "8",
     "data.splits.validation": "0.25",
     "data.splits.test": "0.25",
     "model.backbone": "simple_cnn",
@@ -41,6 +43,9 @@ def main() -> None:
     parser.add_argument("--sides", type=int, nargs="+", default=[2000, 6000])
     parser.add_argument("--tile", type=int, default=256)
     parser.add_argument("--canvases", type=int, default=4)
+    parser.add_argument(
+        "--ram", metavar="SIZE", help="budget.ram; batches of 8 without a plan when not given"
+    )
     arguments = parser.parse_args()
     lines = []
     with tempfile.TemporaryDirectory() as name:
@@ -50,6 +55,7 @@ def main() -> None:
             data, run = folder / f"canvases-{side}", folder / f"run-{side}"
             _write_canvases(scenes, data, side, arguments.canvases)
             flags = {**_SETTINGS, "data.tiles": str(arguments.tile)}
+            flags |= {"budget.ram": arguments.ram} if arguments.ram else {"data.batch_size": "8"}
             settings = [part for key, value in flags.items() for part in (f"--{key}", value)]
             train = _measured([*_FOVEATE, "train", str(data), *settings, "--out", str(run)])
             image, out = str(data / "images" / "0.png"), str(folder / "out.csv")

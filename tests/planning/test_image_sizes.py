@@ -69,7 +69,7 @@ def measured(slow: float = 0.0, waits: float = 0.0, compiling: float = 4.0, most
     ]
     rows = {"train": 800, "validation": 0, "test": 100}
     return Measurement(
-        "tensorflow", ["cpu"], (256, 256), [("fine_tune", 10)], GIB // 2, 10.0, rows, 800,
+        "tensorflow", ["cpu"], (256, 256), [("fine_tune", 10)], GIB // 2, 10.0, rows, 100, 800,
         13 * 2**20, tries, 2**62, image_sizes=most,
     )  # fmt: skip
 

@@ -52,6 +52,7 @@ def measured(*tries: Try, **others: Any) -> Measurement:
         "base_bytes": BASE,
         "startup_seconds": 10.0,
         "rows": {"train": 800, "validation": 100, "test": 100},
+        "judged": 100,
         "epoch_samples": 800,
         "weight_bytes": 13 * MIB,
         "tries": list(tries),
@@ -385,6 +386,15 @@ class TestSettle:
         # 10 s to start, 10 and 5 epochs, 100 samples to judge, and what ends a run.
         assert plan.total_seconds == pytest.approx(10 + 180 + 410 + 2 + END_SECONDS)
 
+    def test_judging_takes_the_time_of_what_is_judged(self) -> None:
+        """Not that of the rows of a split: tiles overlap when they are judged."""
+        rows = {"train": 800, "validation": 100, "test": 0}
+        few, many = (
+            total_seconds(replace(USUAL, rows=rows, judged=judged), 32) or 0.0
+            for judged in (100, 350)
+        )
+        assert many - few == pytest.approx(250 * 0.02)
+
     def test_an_epoch_takes_the_time_of_its_whole_steps(self) -> None:
         """Rows that make no whole step are not trained on; repeated ones are, again."""
         for samples in (768, 2400):
@@ -398,13 +408,23 @@ class TestSettle:
         assert plan.total_seconds is None
         assert any("10 min" in line.value for line in plan.ledger)
 
+    def test_a_limit_that_ends_the_stated_epochs_is_told(self) -> None:
+        def told(seconds: float) -> Line:
+            plan = settle(config(budget={"time": seconds}), FOUND, USUAL, 8192 * MIB)
+            return next(line for line in plan.ledger if line.name == "time, in all")
+
+        assert told(1200).value.startswith("10 min ±")  # 606.5 s
+        assert told(600).value == "at most 10 min"
+        assert told(600).source == "stated"
+        assert "budget.time ends it; the stated epochs would take 10 min ±" in told(600).reason
+
     @given(rows=st.integers(0, 20_000), seconds=st.integers(1, 1000))
     def test_a_time_for_no_model_is_refused_and_one_that_does_is_named(
         self, rows: int, seconds: int
     ) -> None:
         open_stages = [("frozen", None), ("fine_tune", None)]
         many = {"train": 800, "validation": rows, "test": rows}
-        tries = measured(tried(1), tried(4), tried(32), stages=open_stages, rows=many)
+        tries = measured(tried(1), tried(4), tried(32), stages=open_stages, rows=many, judged=rows)
         # Started, validated and judged at 50 samples a second, ended.
         least = 10 + 2 * rows * 0.02 + END_SECONDS
         if seconds >= least:

@@ -151,3 +151,12 @@ class TestPlannedAndReal:
         assert planned_and_real(self.PLAN, status, [])[-1].real is None
         whole = planned_and_real({**self.PLAN, "total_seconds": None}, status, [])
         assert [line.what for line in whole][-1] == "an epoch of fine_tune"
+
+    def test_a_time_that_the_limit_left_no_room_for_is_not_compared(self) -> None:
+        status = {"state": "finished", "seconds": 24.0, "planning_seconds": 5.0}
+
+        def last(limit: float) -> str:
+            return planned_and_real(self.PLAN, status, [], limit)[-1].what
+
+        assert last(35.0) == "time, in all"
+        assert last(34.0) == "an epoch of fine_tune"

@@ -92,17 +92,23 @@ def justify(
         lines += _stage_lines(plan, config, measured, ram, name, count)
         if name == "fine_tune":
             lines.append(_unfrozen_line(plan, config, gained.get("unfreeze")))
-    total = (
-        f"{time_text(plan.total_seconds)} ± {plan.error:.0%}"
-        if plan.total_seconds is not None
-        else f"at most {time_text(config.budget.time or 0)}"
-    )
-    source: Source = "derived" if plan.total_seconds is not None else "stated"
-    lines.append(Line("time, in all", total, source, "start, epochs, validation, judging"))
+    lines.append(_total_line(plan, config.budget.time))
     lines.append(
         Line("bottleneck", plan.bottleneck, "measured", f"{waits:.0%} of the time waiting")
     )
     return lines
+
+
+def _total_line(plan: Plan, limit: float | None) -> Line:
+    """Say what a run takes: what its epochs do, or `budget.time` where that is less."""
+    name, parts = "time, in all", "start, epochs, validation, judging"
+    if plan.total_seconds is None:
+        return Line(name, f"at most {time_text(limit or 0)}", "stated", parts)
+    total = f"{time_text(plan.total_seconds)} ± {plan.error:.0%}"
+    if limit is None or plan.total_seconds <= limit:
+        return Line(name, total, "derived", parts)
+    reason = f"budget.time ends it; the stated epochs would take {total}"
+    return Line(name, f"at most {time_text(limit)}", "stated", reason)
 
 
 def fastest_of(plans: Sequence[Plan], problems: Mapping[str, Exception]) -> Plan:

@@ -67,6 +67,8 @@ class Measurement:
         base_bytes: Resident memory before the first batch.
         startup_seconds: From the start of the process to the first batch.
         rows: Samples by split.
+        judged: Samples that the finished run is judged on: those of the test split or, where there
+            is none, of the validation split. Tiles overlap.
         epoch_samples: What an epoch trains on: repeats counted, without what is left over when
             all whole steps are done.
         weight_bytes: Size of the model's weights.
@@ -92,6 +94,7 @@ class Measurement:
     base_bytes: int
     startup_seconds: float
     rows: dict[str, int]
+    judged: int
     epoch_samples: int
     weight_bytes: int
     tries: list[Try]

@@ -216,8 +216,7 @@ def least_seconds(measured: Measurement, batch_size: int) -> float:
 
 
 def _judging_seconds(measured: Measurement, batch_size: int) -> float:
-    held_out = measured.rows["test"] or measured.rows["validation"]
-    return held_out * nearest_try(measured, batch_size).validation_seconds
+    return measured.judged * nearest_try(measured, batch_size).validation_seconds
 
 
 def once_seconds(measured: Measurement, batch_size: int, sizes: int = 1) -> float:

@@ -149,7 +149,7 @@ def _plan(
         "advice": plan["advice"],
         "batch_size": plan["batch_size"],
         "is_halved": config.batch_size < plan["batch_size"],
-        "compared": summary.planned_and_real(plan, run.status(), history),
+        "compared": summary.planned_and_real(plan, run.status(), history, config.budget.time),
     }
 
 

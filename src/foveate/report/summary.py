@@ -123,7 +123,10 @@ def best_epoch(history: Sequence[Mapping[str, Any]], monitor: str) -> tuple[int,
 
 
 def planned_and_real(
-    plan: Mapping[str, Any], status: Mapping[str, Any], history: Sequence[Mapping[str, Any]]
+    plan: Mapping[str, Any],
+    status: Mapping[str, Any],
+    history: Sequence[Mapping[str, Any]],
+    limit: float | None = None,
 ) -> list[Comparison]:
     """Lay what a plan foretold beside what came.
 
@@ -132,10 +135,11 @@ def planned_and_real(
         status: What ``status.json`` holds.
         history: Records of all epochs; of each stage the median one on images of full size
             counts, as its first compiles and one that was resumed is short.
+        limit: Seconds that the run may take, planning included; None where it may take any time.
 
     Returns:
         Memory, then an epoch of each stage, then the whole time but for that of planning, if it
-        was foretold.
+        was foretold and the limit has left room for it.
     """
     taken: dict[str, list[float]] = {name: [] for name in plan["epoch_seconds"]}
     for record in history:
@@ -151,11 +155,13 @@ def planned_and_real(
     memory = Comparison(
         "memory, peak", plan["peak_bytes"], status.get("peak_memory_bytes"), is_memory=True
     )
-    total = plan["total_seconds"]
-    whole = None
-    if status["state"] == "finished" and "seconds" in status:
-        whole = status["seconds"] - status.get("planning_seconds", 0.0)
-    return [memory, *epochs, *([Comparison("time, in all", total, whole)] if total else [])]
+    compared = [memory, *epochs]
+    total, planning = plan["total_seconds"], status.get("planning_seconds", 0.0)
+    if total and (limit is None or planning + total <= limit):
+        is_whole = status["state"] == "finished" and "seconds" in status
+        whole = status["seconds"] - planning if is_whole else None
+        compared.append(Comparison("time, in all", total, whole))
+    return compared
 
 
 def confused_pairs(

@@ -108,6 +108,7 @@ def _about(prepared: Prepared, config: RunConfig, model: keras.Model) -> dict[st
             "validation": prepared.rows("validation").num_samples,
             "test": prepared.num_judged("test"),
         },
+        "judged": prepared.num_judged("test") or prepared.num_judged("validation"),
         "epoch_samples": len(loader) * loader.batch_size,
         "weight_bytes": weight_bytes(model),
         "frozen_views": config.recipe.frozen_views,
