@@ -123,6 +123,21 @@ def test_none_fits(plan: Callable[..., Any]) -> None:
     assert "images of 128x128" in str(found)
     named = str(found).split("at least ")[1].split(" for")[0]
     assert plan(named)[1].image_size == (128, 128)
+
+
+def test_the_smallest_budget_of_all_is_named(plan: Callable[..., Any]) -> None:
+    """Where far too little is stated, one more trial tells what would do with all given up."""
     hopeless, tried = plan(300 * MIB)[1:]
     assert isinstance(hopeless, BudgetError)
-    assert tried == [(None, None)]
+    assert tried == [(None, None), ((128, 128), 0.6)]
+    named = str(hopeless).split("at least ")[1].split(" for")[0]
+    found = plan(named)[1]  # in which a larger queue has room, so perhaps larger images, too
+    assert found.unfreeze == 0.6
+    assert found.image_size in ((128, 128), (160, 160))
+
+
+def test_smaller_images_have_as_many_sizes_as_are_stated(plan: Callable[..., Any]) -> None:
+    """To 224 pixels there are four that are multiples of 32, to 160 and 128 but three."""
+    three, four = (plan(1100 * MIB, recipe={"image_sizes": count})[2] for count in (3, 4))
+    assert [size for size, _ in three] == [None, None, (128, 128)]
+    assert [size for size, _ in four] == [None, None]

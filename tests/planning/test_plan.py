@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +23,7 @@ from foveate.planning.plan import Line, Plan
 from foveate.planning.planner import hold_to_budget
 from foveate.planning.reckon import END_SECONDS, batch_seconds, peak_bytes, total_seconds
 from foveate.planning.settle import settle
-from foveate.planning.sizes import KEPT_FREE
+from foveate.planning.sizes import KEPT_FREE, QUEUE_SHARE
 
 MIB = 1024**2
 FOUND = Fingerprint(1000, 100, (300, 400), (600, 800), {"jpg": 1.0}, 50_000.0)
@@ -81,8 +82,9 @@ def test_a_little_more_memory_is_not_measured_anew(
 
     monkeypatch.setattr(measure, "_try_out", try_out)
     data: Any = SimpleNamespace(
-        digest=lambda: "digest", num_samples=1, image_places=lambda rows: [str(tmp_path)]
-    )
+        digest=lambda: "digest", num_samples=1, has_masks=False,
+        image_places=lambda rows: [str(tmp_path)],
+    )  # fmt: skip
     for limit in (1200, 1201, 1100, 1300, 9000):
         measure.measure(data, config(), limit * MIB)
     assert limits == [1200 * MIB, 1300 * MIB]
@@ -341,7 +343,8 @@ class TestSettle:
             settle(pinned, FOUND, known, 1024 * MIB)
 
     def test_memory_of_the_accelerator(self) -> None:
-        tries = [replace(tried(size), device_bytes=100 * MIB * size) for size in (1, 4, 32)]
+        tries = [tried(size, slow=1.0) for size in (1, 4, 32)]
+        tries = [replace(one, device_bytes=100 * MIB * one.batch_size) for one in tries]
         on_gpu = measured(*tries, devices=["gpu:0"])
         stated = config(budget={"gpu_memory": 1000 * MIB})
         plan = settle(stated, FOUND, on_gpu, 10_000 * MIB)
@@ -350,6 +353,43 @@ class TestSettle:
             settle(config(budget={"gpu_memory": 50 * MIB}), FOUND, on_gpu, 10_000 * MIB)
         with pytest.raises(ConfigError, match="needs an accelerator"):
             settle(stated, FOUND, USUAL, 10_000 * MIB)
+        with pytest.raises(ConfigError, match="whose memory tensorflow tells, but got gpu:mps"):
+            settle(stated, FOUND, replace(USUAL, devices=["gpu:mps"]), 10_000 * MIB)
+        line = next(line for line in plan.ledger if line.name == "accelerator, peak")
+        assert (plan.device_bytes, line.value) == (800 * MIB, "800 MiB of 1,000 MiB")
+        assert not any("One more GiB" in text for text in plan.advice)  # of that it has enough
+        narrow = config(budget={"gpu_memory": 700 * MIB})
+        with pytest.raises(
+            BudgetError, match=r"budget\.gpu_memory must be at least what the plan"
+        ):
+            hold_to_budget(None, narrow, Console(quiet=True), plan)
+        assert hold_to_budget(None, stated, Console(quiet=True), plan) == (None, plan)
+
+    def test_what_pins_the_batch_is_named(self) -> None:
+        accumulating = config(recipe={"gradient_accumulation_steps": 2})
+        plan = settle(accumulating, FOUND, USUAL, 8192 * MIB)
+        line = next(line for line in plan.ledger if line.name == "batch size")
+        assert (line.source, line.reason) == ("pinned", "recipe.gradient_accumulation_steps")
+        with pytest.raises(BudgetError, match=r"leave recipe\.gradient_accumulation_steps out"):
+            settle(accumulating, FOUND, USUAL, 1024 * MIB)
+
+    @given(ram=st.integers(300, 2000))
+    def test_the_budget_that_is_named_has_room_for_the_queue_that_it_allows(
+        self, ram: int
+    ) -> None:
+        """Batches that wait take a part of the memory: with more of it they take more."""
+
+        def settled(mib: int) -> Plan:
+            queue = min(256 * MIB, mib * MIB // QUEUE_SHARE)
+            stated = config(data={"batch_size": 4}, loader={"queue": queue})
+            filled = replace(tried(4), peak_bytes=BASE + 4 * EACH + queue)
+            return settle(stated, FOUND, measured(filled), mib * MIB)
+
+        try:
+            settled(ram)
+        except BudgetError as error:
+            number, unit = str(error).split("at least ")[1].split(" for")[0].split()
+            assert settled(math.ceil(float(number) * (1024 if unit == "GiB" else 1)))
 
     def test_the_fastest_is_taken_where_batches_cost_by_themselves(self) -> None:
         tries = [tried(size, slow=1.0) for size in (1, 4, 32)]

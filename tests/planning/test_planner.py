@@ -6,6 +6,7 @@ import importlib
 import io
 import json
 import re
+import shutil
 import sys
 import tempfile
 import time
@@ -231,6 +232,27 @@ def test_what_was_measured_is_of_these_images_on_these_devices(
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     keys.add(measuring._key(read_manifest(tmp_path / "large"), config, [8], 1.0))
     assert len(keys) == 3
+
+
+def test_what_was_measured_is_of_these_masks_and_this_schedule(
+    mask_folders: Path, tmp_path: Path, tiny_config: Callable[..., Any]
+) -> None:
+    """Masks may be corrected; with plateau there is but one image size."""
+    folder = tmp_path / "data"
+    shutil.copytree(mask_folders, folder)
+
+    def key(**flags: Any) -> str:
+        config = tiny_config(**flags)
+        manifest = read_manifest(folder, config.data)
+        assert manifest.has_masks
+        return measuring._key(manifest, config, [8], 1.0)
+
+    first = key()
+    assert key(recipe__schedule__warmup=0.5) == first
+    assert key(recipe__schedule="plateau") != first
+    path = next((folder / "masks").rglob("*.png"))
+    path.write_bytes(path.read_bytes() + b" ")
+    assert key() != first
 
 
 def test_what_was_measured_is_of_this_version_of_a_users_backbone(

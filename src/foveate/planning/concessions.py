@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -32,33 +32,52 @@ def measure_what_fits(
         share: As for `foveate.planning.measure.measure`.
 
     Returns:
-        The first that fits, or the last of those that do not.
+        The first that fits, or where none does, that with all given up.
 
     Raises:
         FoveateError: As `foveate.planning.measure.measure` and `foveate.planning.settle.settle`.
     """
-    found = usual = measure(manifest, config, limit, share)
-    if fitting_sizes(config, found, ram) or found.base_bytes > ram:
+    usual = measure(manifest, config, limit, share)
+    if fitting_sizes(config, usual, ram):
+        return usual
+    found, concessions = usual, list(_concessions(config, usual, ram))
+    if usual.base_bytes > ram:  # the last one says what would be enough
+        concessions = concessions[-1:]
+    for conceded in concessions:
+        found = measure(manifest, conceded, limit, share)
+        if fitting_sizes(conceded, found, ram):
+            break
+    if found.image_size == usual.image_size:
         return found
-    if config.recipe.unfreeze is None and any(name == "fine_tune" for name, _ in found.stages):
+    return replace(found, too_large_images=usual.image_size)
+
+
+def _concessions(config: RunConfig, usual: Measurement, ram: int) -> Iterator[RunConfig]:
+    """Give settings of which each asks for less than those before, of what is open."""
+    if config.recipe.unfreeze is None and any(name == "fine_tune" for name, _ in usual.stages):
         config = _with(config, "recipe", unfreeze=LESS_UNFROZEN)
-        found = measure(manifest, config, limit, share)
-        if fitting_sizes(config, found, ram):
-            return found
+        yield config
     if config.data.image_size is None and config.data.tiles.size is None:
-        for size in _smaller_sizes(found, ram):
-            config = _with(config, "data", image_size=size)
-            found = measure(manifest, config, limit, share)
-            if fitting_sizes(config, found, ram):
-                return replace(found, too_large_images=usual.image_size)
-    return found
+        for size in _smaller_sizes(usual, ram, config.recipe.image_sizes or 1):
+            yield _with(config, "data", image_size=size)
 
 
-def _smaller_sizes(usual: Measurement, ram: int) -> Sequence[Size]:
-    """List image sizes, falling, that would fit if pixels were all that takes memory."""
+def _smaller_sizes(usual: Measurement, ram: int, number: int) -> Sequence[Size]:
+    """List image sizes, falling: those that would fit if pixels took all memory, and the last.
+
+    Args:
+        usual: What was measured of the usual size.
+        ram: Bytes of memory that the run may take.
+        number: How many image sizes the last stage goes through, which small ones do not have.
+    """
     *smaller, full = image_sizes(usual.image_size, _NUM_IMAGE_SIZES)
+    smaller = [size for size in smaller if len(image_sizes(size, number)) == number]
     each = (usual.tries[0].peak_bytes - usual.base_bytes) / math.prod(full)
-    return [s for s in reversed(smaller) if usual.base_bytes + math.prod(s) * each <= ram]
+    return [
+        size
+        for size in reversed(smaller)
+        if size == smaller[0] or usual.base_bytes + math.prod(size) * each <= ram
+    ]
 
 
 def _with(config: RunConfig, section: str, **values: Any) -> RunConfig:

@@ -22,7 +22,7 @@ from foveate.planning.reckon import (
     sizes_that_pay,
 )
 from foveate.planning.resizing import image_sizes
-from foveate.planning.sizes import KEPT_FREE, batch_sizes
+from foveate.planning.sizes import KEPT_FREE, pinned_by
 
 _GIB = 1024**3
 _WORTH_SAYING = 0.95  # of the time; more is noise
@@ -56,8 +56,7 @@ def justify(
     Returns:
         All lines.
     """
-    is_pinned = len(batch_sizes(config)) == 1
-    chosen: Source = "pinned" if is_pinned else "derived"
+    pinned = pinned_by(config)
     tiled = config.data.tiles.size is not None
     size: Source = "pinned" if config.data.image_size or tiled else "derived"
     stated = "data.image_size" if config.data.image_size else "data.tiles"
@@ -71,8 +70,8 @@ def justify(
              stated if size == "pinned" else _reason_of_size(measured)),
         Line("effective batch size", str(config.effective_batch_size), "stated",
              "samples of one step"),
-        Line("batch size", str(plan.batch_size), chosen,
-             "data.batch_size" if is_pinned else "the largest that fits and is as fast as any"),
+        Line("batch size", str(plan.batch_size), "pinned" if pinned else "derived",
+             pinned or "the largest that fits and is as fast as any"),
         Line("accumulation", _counted(plan.gradient_accumulation_steps), "derived",
              "effective batch size / batch size"),
         _loader_line(plan, config, gained.get("processes")),
@@ -85,6 +84,7 @@ def justify(
              f"batches of {', '.join(str(one.batch_size) for one in measured.tries)}"),
         Line("memory, peak", f"= {size_text(plan.peak_bytes)} of {size_text(ram)}", "derived",
              f"{KEPT_FREE:.0%} of the budget is kept free"),
+        *_device_lines(plan, config),
         Line("weights", size_text(measured.weight_bytes), "measured", "of the model"),
         *_disk_lines(plan, config, measured),
     ]  # fmt: skip
@@ -187,6 +187,16 @@ def _disk_lines(plan: Plan, config: RunConfig, measured: Measurement) -> list[Li
              "4 GiB, at most a third of budget.disk, for a while" if is_open else "loader.cache"),
         Line("disk", size_text(needed), "derived", f"{reason}, and at most all of the cache"),
     ]  # fmt: skip
+
+
+def _device_lines(plan: Plan, config: RunConfig) -> list[Line]:
+    if plan.device_bytes is None:
+        return []
+    value, stated = size_text(plan.device_bytes), config.budget.gpu_memory
+    if stated is None:
+        return [Line("accelerator, peak", value, "measured", "all that it stores at once")]
+    reason = f"{KEPT_FREE:.0%} of budget.gpu_memory is kept free"
+    return [Line("accelerator, peak", f"{value} of {size_text(stated)}", "derived", reason)]
 
 
 def _left_out(gain: float, is_taken: bool) -> str:

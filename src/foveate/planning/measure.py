@@ -23,7 +23,7 @@ from foveate.config.settings import RunConfig
 from foveate.data.listings import cache_folder
 from foveate.data.manifest import Manifest
 from foveate.disk import write_atomically
-from foveate.errors import FoveateError, RunError
+from foveate.errors import BudgetError, FoveateError, RunError
 from foveate.planning.measurement import (
     LESS_UNFROZEN,
     LOADING_LIMITS,
@@ -53,7 +53,7 @@ try:
     from foveate.training.trial import try_out
     try_out(Path(sys.argv[1]))
 except FoveateError as error:
-    (Path(sys.argv[1]) / "mistake").write_text(f"{type(error).__name__} {error}")
+    (Path(sys.argv[1]) / "mistake").write_text(f"{type(error).__name__} {error}", "utf-8")
 """
 _SHARE_OF_TIME = 0.15  # of a stated time, after which no further batch size is tried
 _MOST_OF_TIME = 0.5  # after which not even a second one is
@@ -118,11 +118,12 @@ def _key(manifest: Manifest, config: RunConfig, sizes: list[int], share: float) 
     settings = config.model_dump(mode="json")
     for section, names in {
         "budget": ("ram", "gpu_memory"),
-        "recipe": ("learning_rate", "fine_tune_learning_rate", "schedule", "stopping"),
+        "recipe": ("learning_rate", "fine_tune_learning_rate", "stopping"),
     }.items():
         for name in names:
             settings[section].pop(name, None)
     settings.pop("checkpoint")
+    settings["recipe"]["schedule"] = config.recipe.schedule.name  # one goes with one image size
     versions = {}
     for name in _DISTRIBUTIONS:
         try:
@@ -156,7 +157,7 @@ def _try_out(
     with tempfile.TemporaryDirectory(prefix="foveate-trial-") as name:
         folder = Path(name)
         manifest.save(folder / "manifest.parquet")
-        (folder / "config.toml").write_text(to_toml(config))
+        (folder / "config.toml").write_text(to_toml(config), "utf-8")
         about, first = _ask(folder, config, sizes[0], **usual)
         bfloat16 = about.pop("has_bfloat16") and stated == "auto"
         tries, base, too_large = [first], about["base_bytes"], None
@@ -183,9 +184,10 @@ def _try_others(
         fastest = min(tried, key=step_seconds)
         ways = {name: getattr(fastest, name) for name in WAYS}
         if time.monotonic() <= end:
-            with contextlib.suppress(RunError):
-                one = _ask(folder, config, fastest.batch_size, **{**ways, **changes})[1]
-                tried.append(one)
+            with contextlib.suppress(RunError, BudgetError):  # processes have caches
+                about, one = _ask(folder, config, fastest.batch_size, **{**ways, **changes})
+                if about["frozen_views"] == measured.frozen_views:
+                    tried.append(one)
 
     if bfloat16:
         try_with(precision="mixed_bfloat16")
@@ -230,7 +232,7 @@ def _ask(
     command.append(str(config.budget.cpus or 0))
     problem = _carried_out(command, folder / "prepared.pickle")
     if mistake.exists():
-        raise _mistake(mistake.read_text())
+        raise _mistake(mistake.read_text("utf-8"))
     if not answer.exists():
         raise RunError(
             f"A trial of the run with batches of {batch_size} must give its memory and time, but "

@@ -69,6 +69,8 @@ class Plan:
         bottleneck: ``loading`` or ``model``.
         ledger: All lines.
         advice: What would change with more, or is worth knowing.
+        device_bytes: Memory of the accelerator that the run will take at most; None without one,
+            or where it cannot be measured.
         validation_seconds: Time that judging a sample takes; None where it is not known.
     """
 
@@ -92,6 +94,7 @@ class Plan:
     processes: NonNegativeInt = 0
     unfreeze: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     validation_seconds: NonNegativeFloat | None = None
+    device_bytes: PositiveInt | None = None
 
     @classmethod
     def load(cls, path: str | Path) -> Plan:

@@ -22,10 +22,10 @@ from foveate.planning.fingerprint import Fingerprint, fingerprint
 from foveate.planning.ledger import fastest_of
 from foveate.planning.plan import Plan, size_text
 from foveate.planning.settle import settle
+from foveate.planning.sizes import QUEUE_SHARE
 from foveate.scale import runtime
 
 _LEFT_TO_OTHERS = 0.1  # of the machine's memory, where no budget is stated
-_QUEUE_SHARE = 16  # batches that wait may take this part of the memory
 _WIDE = 120  # characters of a terminal in which a number and its reason fit side by side
 
 
@@ -47,7 +47,7 @@ def make_plan(data: Any, config: RunConfig) -> tuple[Manifest, Plan]:
     ram = _ram(config)
     manifest = data if isinstance(data, Manifest) else read_manifest(data, config.data)
     found = fingerprint(manifest, config)
-    queue = min(int(config.loader.queue), ram // _QUEUE_SHARE)
+    queue = min(int(config.loader.queue), ram // QUEUE_SHARE)
     loader = config.loader.model_copy(update={"queue": ByteSize(queue)})
     config = config.model_copy(update={"loader": loader})
     return manifest, _settle_backend(manifest, config, found, ram)
@@ -122,12 +122,13 @@ def hold_to_budget(
 
 
 def _within(config: RunConfig, plan: Plan) -> Plan:
-    ram = config.budget.ram
-    if ram is not None and plan.peak_bytes > ram:
-        raise BudgetError(
-            f"budget.ram must be at least what the plan takes, {size_text(plan.peak_bytes)}, but "
-            f"got {size_text(ram)}. Plan anew for this budget."
-        )
+    for name, taken in (("ram", plan.peak_bytes), ("gpu_memory", plan.device_bytes)):
+        stated = getattr(config.budget, name)
+        if stated is not None and taken is not None and taken > stated:
+            raise BudgetError(
+                f"budget.{name} must be at least what the plan takes, {size_text(taken)}, but "
+                f"got {size_text(stated)}. Plan anew for this budget."
+            )
     return plan
 
 

@@ -22,7 +22,7 @@ from foveate.planning.reckon import (
     time_error,
     total_seconds,
 )
-from foveate.planning.sizes import KEPT_FREE, batch_sizes
+from foveate.planning.sizes import KEPT_FREE, QUEUE_SHARE, batch_sizes, pinned_by
 
 _STEP, _SECONDS = 50 * 1024**2, 5  # budgets are named in such steps
 _ENOUGH = 16
@@ -89,7 +89,10 @@ def settle(
         unfreeze=measured.tries[0].unfreeze,
         bottleneck="loading" if waits > LOADING_LIMITS else "model",
         ledger=[],
-        advice=advice(measured, sizes, batch_size, ram, waits, epochs),
+        advice=advice(
+            measured, _sizes_on_device(config, measured), batch_size, ram, waits, epochs
+        ),
+        device_bytes=round(device_bytes(measured, batch_size)) or None,
         validation_seconds=nearest.validation_seconds or None,
     )
     plan.ledger.extend(justify(plan, config, found, measured, ram, waits, gained))
@@ -99,21 +102,30 @@ def settle(
 def fitting_sizes(config: RunConfig, measured: Measurement, ram: int) -> list[int]:
     """List the batch sizes that fit, ascending; arguments and errors as for `settle`."""
     limit, num_sizes = ram * (1 - KEPT_FREE), config.recipe.image_sizes or 1
-    fitting = [
+    return [
         size
-        for size in _known_sizes(config, measured)
+        for size in _sizes_on_device(config, measured)
         if peak_bytes(measured, size, num_sizes) <= limit
     ]
-    device_limit = config.budget.gpu_memory
-    if device_limit is None:
-        return fitting
+
+
+def _sizes_on_device(config: RunConfig, measured: Measurement) -> list[int]:
+    """Batch sizes of which something can be told, without those too large for `gpu_memory`."""
+    sizes, stated = _known_sizes(config, measured), config.budget.gpu_memory
+    if stated is None:
+        return sizes
     if measured.devices == ["cpu"]:
         raise ConfigError(
             f"budget.gpu_memory needs an accelerator, but {measured.backend} computes on the "
             "processor here. State budget.ram instead."
         )
-    limit = device_limit * (1 - KEPT_FREE)
-    return [size for size in fitting if device_bytes(measured, size) <= limit]
+    if measured.tries[0].device_bytes is None:
+        raise ConfigError(
+            f"budget.gpu_memory needs an accelerator whose memory {measured.backend} tells, but "
+            f"got {', '.join(measured.devices)}. State budget.ram instead."
+        )
+    limit = stated * (1 - KEPT_FREE)
+    return [size for size in sizes if device_bytes(measured, size) <= limit]
 
 
 def _known_sizes(config: RunConfig, measured: Measurement) -> list[int]:
@@ -137,20 +149,22 @@ def _refusal(config: RunConfig, measured: Measurement, smallest: int, ram: int) 
     peak = peak_bytes(measured, smallest, config.recipe.image_sizes or 1)
     beyond = max(peak - measured.base_bytes, 0)
     sum_of = f"{size_text(measured.base_bytes)} at the start, {size_text(beyond)} for training"
-    which, stated = "budget.ram", ram
-    if peak / (1 - KEPT_FREE) <= ram and device is not None:
+    which, stated, needed = "budget.ram", ram, peak / (1 - KEPT_FREE)
+    if needed <= ram and device is not None:
         peak = device_bytes(measured, smallest)
         sum_of, which, stated = f"{size_text(peak)} for training", "budget.gpu_memory", device
-    needed = _rounded_up(peak / (1 - KEPT_FREE))
-    is_pinned = len(batch_sizes(config)) == 1
-    change = "leave data.batch_size out, or " if is_pinned and smallest > 1 else ""
+        needed = peak / (1 - KEPT_FREE)
+    elif (queue := int(config.loader.queue)) == ram // QUEUE_SHARE:  # more memory, more of it
+        needed = max(needed, (peak - queue) / (1 - KEPT_FREE - 1 / QUEUE_SHARE))
+    pinned = pinned_by(config)
+    change = f"leave {pinned} out, or " if pinned and smallest > 1 else ""
     height, width = measured.image_size
     images = f"images of {height}x{width}"
     if (share := measured.tries[0].unfreeze) < 1:
         images += f", {share:.0%} of the backbone's layers trained"
     return (
-        f"{which} must be at least {size_text(needed)} for this model at batch size {smallest} "
-        f"and {images} ({sum_of}, {KEPT_FREE:.0%} kept free), but "
+        f"{which} must be at least {size_text(_rounded_up(needed))} for this model at batch size "
+        f"{smallest} and {images} ({sum_of}, {KEPT_FREE:.0%} kept free), but "
         f"got {size_text(stated)}. Raise it, {change}"
         "choose a smaller data.image_size or model.backbone."
     )

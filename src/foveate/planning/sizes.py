@@ -16,13 +16,24 @@ U-Net over each."""
 _CONSTANT_AT_MOST = 30.0
 """No more than that, it is taken to be, where two sizes tell less of a sample than noise does."""
 
+QUEUE_SHARE = 16
+"""Batches that wait may take one part in so many of the memory."""
+
 
 def batch_sizes(config: RunConfig) -> list[int]:
     """Batch sizes that may be taken: the one that is stated, or all that make a whole step."""
-    if config.data.batch_size or config.recipe.gradient_accumulation_steps:
+    if pinned_by(config):
         return [config.batch_size]
     whole = config.effective_batch_size
     return [size for size in range(1, whole + 1) if whole % size == 0]
+
+
+def pinned_by(config: RunConfig) -> str:
+    """Name the setting that leaves but one batch size; empty where others may be chosen."""
+    if config.data.batch_size:
+        return "data.batch_size"
+    accumulates = config.recipe.gradient_accumulation_steps
+    return "recipe.gradient_accumulation_steps" if accumulates else ""
 
 
 def next_size(

@@ -33,15 +33,17 @@ def accelerators() -> list[str]:
 
 
 def file_sizes(manifest: Manifest) -> list[int]:
-    """Tell the bytes of some image files of this machine: others may have the same names.
+    """Tell the bytes of some files of this machine: others may have the same names.
 
     Args:
-        manifest: The data; at most 1,000 rows, spread evenly, are looked at.
+        manifest: The data; images and masks of at most 1,000 rows, spread evenly, are looked at.
     """
     count = min(_SIZES_ASKED, manifest.num_samples)
     rows = np.linspace(0, manifest.num_samples - 1, count).astype(np.int64)
-    sizes = []
-    for place in manifest.image_places(rows):
+    sizes, places = [], list(manifest.image_places(rows))
+    if manifest.has_masks:
+        places += manifest.mask_places(rows)
+    for place in places:
         with contextlib.suppress(OSError):  # far away, or gone; the loader says so
             path = Path(place.shard if isinstance(place, Member) else place)
             sizes.append(path.stat().st_size)

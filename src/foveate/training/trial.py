@@ -20,6 +20,7 @@ import psutil
 
 from foveate.config.files import load_config
 from foveate.config.settings import RunConfig
+from foveate.data.loader import BatchLoader
 from foveate.data.manifest import Manifest
 from foveate.models.build import build_model, split_model
 from foveate.planning.guard import MemoryGuard
@@ -155,15 +156,17 @@ def _measure(prepared: Prepared, config: RunConfig, model: keras.Model) -> dict[
             steady = max(steady, resident_bytes())
             compiling += first
             continue
-        watch, waited = _StepTimes(), loader.wait_seconds
+        watch = _StepTimes(loader)
         compile_stage(model, stage, prepared, config)
         # As many epochs as it takes: small sets have but a few batches.
         model.fit(loader, epochs=10_000, shuffle=False, verbose=0, callbacks=[GiveBack(), watch])
-        stages[stage.name] = watch.seconds
+        # Where there are fewer samples than a batch is to have, its batches have no more.
+        whole = config.batch_size / loader.batch_size
+        stages[stage.name] = [whole * seconds for seconds in watch.seconds]
         steady = max(steady, watch.resident_bytes)
         compiling += watch.compiling
         last = watch.compiling
-        waits[stage.name] = (loader.wait_seconds - waited) / max(watch.total, 1e-9)
+        waits[stage.name] = watch.wait_share
         loader.close()
     first, validation = _validation_seconds(prepared, config, model)
     # A stage on images compiles its own validation, and so does the judging in the end.
@@ -224,13 +227,17 @@ class _StepTimes(keras.callbacks.Callback):
 
     What other callbacks do at the end of an epoch a run does but once: it does not count, so that
     this one must be the last.
+
+    Args:
+        loader: What is waited for.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, loader: BatchLoader) -> None:
         super().__init__()
         self.seconds: list[float] = []
+        self._loader = loader
         self._seen, self._last, self._first = 0, 0.0, time.perf_counter()
-        self._warming = 0.0
+        self._warming = self._waited = 0.0
         self.resident_bytes = 0
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
@@ -238,7 +245,7 @@ class _StepTimes(keras.callbacks.Callback):
         now = time.perf_counter()
         self._seen += 1
         if self._seen == _WARM_BATCHES:
-            self._warming = now - self._first
+            self._warming, self._waited = now - self._first, self._loader.wait_seconds
         if self._seen > _WARM_BATCHES:
             self.seconds.append(now - self._last)
         self._last = now
@@ -257,9 +264,10 @@ class _StepTimes(keras.callbacks.Callback):
         return max(self._warming - _WARM_BATCHES * mean(self.seconds), 0.0)
 
     @property
-    def total(self) -> float:
-        """Seconds of all batches, warm-up included."""
-        return self._last - self._first
+    def wait_share(self) -> float:
+        """Share of the time that was spent waiting for data, without the first steps."""
+        waited = self._loader.wait_seconds - self._waited
+        return min(waited / max(self._last - self._first - self._warming, 1e-9), 1.0)
 
 
 def _validation_seconds(
@@ -271,6 +279,7 @@ def _validation_seconds(
         return 0.0, 0.0
     loader = prepared.loader(splits[0], config)
     batch, began = loader.batch_at(0), time.perf_counter()
+    num_first = len(batch[0]["images"])
     model.test_on_batch(*batch)
     samples, started = 0, time.perf_counter()
     for batch in loader:
@@ -282,4 +291,4 @@ def _validation_seconds(
             break
     loader.close()
     each = (time.perf_counter() - started) / samples
-    return max(started - began - loader.batch_size * each, 0.0), each
+    return max(started - began - num_first * each, 0.0), each
