@@ -13,7 +13,7 @@ from foveate.training.trial import _StepTimes
 
 @pytest.mark.parametrize("waits", [0.0, 0.9])
 def test_compiling_is_no_part_of_the_time_in_which_data_is_waited_for(waits: float) -> None:
-    """Slow loading would go unnoticed behind the first step, which takes a hundred times as long."""
+    """Slow loading would go unnoticed behind the first step, a hundred times as long."""
     loader: Any = SimpleNamespace(wait_seconds=0.0)
     watch = _StepTimes(loader)
     watch.set_model(SimpleNamespace(stop_training=False))
