@@ -1,10 +1,14 @@
 """The arithmetic of a stated time, with a clock that stands where it is put."""
 
+from types import SimpleNamespace
+from unittest.mock import MagicMock
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from foveate.errors import BudgetError
+from foveate.training.callbacks import TimeKeeper
 from foveate.training.clock import Clock, Pace, RunTime, StageTime
 
 END = 9.0
@@ -192,3 +196,29 @@ def test_a_run_that_goes_on_is_not_refused() -> None:
     run = run_time(watch, 20, is_resumed=True)
     watch.seconds += 30
     run.require_enough()
+
+
+@pytest.mark.parametrize("seconds", [(1.0, 1.0, 60.0), (60.0,)])
+def test_what_has_learned_for_more_than_a_step_is_kept_however_late(
+    seconds: tuple[float, ...],
+) -> None:
+    """A last step that takes longer than any before costs its seconds, not the whole run."""
+    watch = Watch()
+    stage = StageTime(run_time(watch, 40), 1.0, 0.0, cycle=1)
+    loader = MagicMock(first_batch=0)
+    loader.__len__.return_value = 100
+    keeper = TimeKeeper(stage, loader, None, is_first=True)
+    keeper.set_model(SimpleNamespace(stop_training=False))
+    keeper.on_epoch_begin(0)
+    for batch, taken in enumerate(seconds[:-1]):
+        watch.seconds += taken
+        keeper.on_train_batch_end(batch)
+        assert not keeper.ended
+    watch.seconds += seconds[-1]
+    if len(seconds) == 1:
+        with pytest.raises(BudgetError, match=r"budget\.time"):
+            keeper.on_train_batch_end(0)
+        return
+    keeper.on_train_batch_end(len(seconds) - 1)
+    assert keeper.ended == "its time was up"
+    assert keeper.seen == 0.03

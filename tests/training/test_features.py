@@ -514,6 +514,30 @@ def test_without_the_time_to_compute_it_goes_over_images(
     assert [record["stage"] for record in run.history()] == ["frozen"] * 2
 
 
+def test_judging_has_its_time_though_features_were_computed_before(
+    pretrained: Config,
+    digit_folders: Path,
+    tmp_path: Path,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neither computing them nor a stage on images then tells how long it takes."""
+    told: list[tuple[float, float]] = []
+    measure = feeding._forward_seconds
+
+    def measured(*arguments: Any) -> tuple[float, float]:
+        told.append(measure(*arguments))
+        return told[-1]
+
+    monkeypatch.setattr(feeding, "_forward_seconds", measured)
+    config = pretrained(recipe__frozen_views=1, budget__time=600)
+    train(digit_folders, config, tmp_path / "first")
+    assert not told
+    train(digit_folders, config, tmp_path / "from the cache")
+    ((seconds, _),) = told
+    assert seconds > 0
+
+
 @pytest.mark.parametrize("name", ["a [bold] file", "x" * 300])
 def test_without_a_folder_to_store_them_it_goes_over_images(
     name: str,

@@ -165,7 +165,7 @@ class TimeKeeper(keras.callbacks.Callback):
         if done % self._time.cycle or self._time.has_room_for(1):
             return
         if self._epoch == 0:
-            if self._is_first:
+            if self._is_first and done <= self._time.cycle:  # what has learned more is kept
                 self._time.run.require_enough()
             self.seen = done / len(self._loader)
         self.ended = "its time was up"

@@ -275,7 +275,8 @@ def _key(
     config: RunConfig, prepared: Prepared, rows: Manifest, trunk: keras.Model, views: int
 ) -> str:
     """Everything that features depend on, as a name."""
-    augment = [config.augment.model_dump(mode="json"), config.seed] if views > 1 else None
+    is_drawn = views > 1 or prepared.tiles.size is not None
+    augment = [config.augment.model_dump(mode="json"), config.seed] if is_drawn else None
     about = [
         __version__, keras.backend.backend(), keras.version(),
         rows.digest(), _stamps(rows), prepared.image_size, prepared.task.to_dict(),

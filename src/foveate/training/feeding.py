@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import keras
+import numpy as np
 
 from foveate.data.features import FeatureFiles
 from foveate.models.build import split_model
@@ -87,7 +88,27 @@ def _head(work: Work, index: int, stages: Sequence[Stage]) -> Feed | None:
         loaders[split] = work.prepared.loader(
             split, work.config, augment=None, features=files, processes=0
         )
+    is_last = index == len(stages) - 1
+    if work.time is not None and is_last and not work.time.pace.forward:
+        work.time.pace.add_forward(*_forward_seconds(work, trunk))
     return Feed(head, loaders["train"], loaders.get("validation"))
+
+
+def _forward_seconds(work: Work, trunk: keras.Model) -> tuple[float, float]:
+    """Time a forward pass, where neither computing features nor a later stage tells of judging.
+
+    Returns:
+        Seconds of a sample, loading included, and of compiling.
+    """
+    loader = work.prepared.loader("train", work.config, augment=None, processes=0)
+    ends = [time.monotonic()]
+    images = loader.batch_at(0)[0]["images"]
+    ends.append(time.monotonic())
+    for _ in range(2):
+        trunk.predict_on_batch(images)
+        ends.append(time.monotonic())
+    loading, first, second = np.diff(ends).tolist()
+    return (loading + second) / len(images), max(first - second, 0.0)
 
 
 def _files(

@@ -110,10 +110,11 @@ def run_stage(
     best.watch(model, compares)
     if checkpoint is None:
         best.start_stage()
+        has_weights = work.run.best_weights.exists()  # of a stage before
+        if has_weights and time is not None and not time.has_room_to_begin():
+            console.print(f"{name} is left out: the time is up", highlight=False)
+            return
         if best.value is not None:
-            if time is not None and not time.has_room_to_begin():
-                console.print(f"{name} is left out: the time is up", highlight=False)
-                return
             load_weights(model, work.run.best_weights)
     trainable = compile_stage(model, stage, work.prepared, config, feed.model)
     console.print(f"{name}: {trainable:,} weights are trained", highlight=False)

@@ -89,11 +89,12 @@ def halved(config: RunConfig, limit: str) -> RunConfig:
         BudgetError: A batch is one sample already, or an odd number.
     """
     if config.batch_size % 2:
+        even = "an even data.batch_size or " if config.batch_size > 1 else ""
         raise BudgetError(
             f"The run must stay below {limit}, but got there with batches of "
-            f"{config.batch_size}, which cannot be halved. State a higher budget.ram (in the "
-            "run's config.toml, to go on from its checkpoint with foveate train --resume), or "
-            "start anew with a smaller data.image_size or model.backbone."
+            f"{config.batch_size}, which cannot be halved. Start anew with {even}a smaller "
+            "data.image_size or model.backbone. If the limit is budget.ram, a higher one in the "
+            "run's config.toml will do: foveate train --resume goes on from the checkpoint."
         )
     data = config.data.model_copy(update={"batch_size": config.batch_size // 2})
     steps = 2 * config.gradient_accumulation_steps
