@@ -159,7 +159,7 @@ def test_a_leak_ends_in_a_clean_stop_from_which_the_run_goes_on(
         data__batch_size=8, recipe__epochs=4, budget__ram=limit, checkpoint__every_steps=1000
     )
     printed = io.StringIO()
-    with pytest.raises(BudgetError, match=r"stay below its memory limit .* to go on from"):
+    with pytest.raises(BudgetError, match=r"stay below its memory limit .* goes on from"):
         train(digit_folders, config, tmp_path / "run", Console(file=printed, width=200))
     steps = ["queue shrinks", "batches of 4", "batches of 2", "batches of 1"]
     places = [printed.getvalue().find(step) for step in steps]
