@@ -125,6 +125,15 @@ def test_none_fits(plan: Callable[..., Any]) -> None:
     assert plan(named)[1].image_size == (128, 128)
 
 
+def test_fewer_layers_leave_room_for_larger_images(
+    plan: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What does not fit with all layers trained may fit with fewer."""
+    monkeypatch.setitem(globals(), "PIXELS", 4000 * MIB)
+    _, found, _ = plan(2600 * MIB)  # of 160 pixels 2124 MiB with 60 % of the layers, else 2941
+    assert (found.image_size, found.unfreeze) == ((160, 160), 0.6)
+
+
 def test_the_smallest_budget_of_all_is_named(plan: Callable[..., Any]) -> None:
     """Where far too little is stated, one more trial tells what would do with all given up."""
     hopeless, tried = plan(300 * MIB)[1:]
@@ -139,5 +148,5 @@ def test_the_smallest_budget_of_all_is_named(plan: Callable[..., Any]) -> None:
 def test_smaller_images_have_as_many_sizes_as_are_stated(plan: Callable[..., Any]) -> None:
     """To 224 pixels there are four that are multiples of 32, to 160 and 128 but three."""
     three, four = (plan(1100 * MIB, recipe={"image_sizes": count})[2] for count in (3, 4))
-    assert [size for size, _ in three] == [None, None, (128, 128)]
+    assert [size for size, _ in three] == [None, None, (160, 160), (128, 128)]
     assert [size for size, _ in four] == [None, None]

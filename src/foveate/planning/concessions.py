@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +10,7 @@ from foveate.config.settings import RunConfig
 from foveate.data.manifest import Manifest
 from foveate.planning.measure import measure
 from foveate.planning.measurement import LESS_UNFROZEN, Measurement
-from foveate.planning.resizing import Size, image_sizes
+from foveate.planning.resizing import image_sizes
 from foveate.planning.settle import fitting_sizes
 
 _NUM_IMAGE_SIZES = 3  # the usual one, three quarters and half of it
@@ -40,7 +39,7 @@ def measure_what_fits(
     usual = measure(manifest, config, limit, share)
     if fitting_sizes(config, usual, ram):
         return usual
-    found, concessions = usual, list(_concessions(config, usual, ram))
+    found, concessions = usual, list(_concessions(config, usual))
     if usual.base_bytes > ram:  # the last one says what would be enough
         concessions = concessions[-1:]
     for conceded in concessions:
@@ -52,32 +51,16 @@ def measure_what_fits(
     return replace(found, too_large_images=usual.image_size)
 
 
-def _concessions(config: RunConfig, usual: Measurement, ram: int) -> Iterator[RunConfig]:
+def _concessions(config: RunConfig, usual: Measurement) -> Iterator[RunConfig]:
     """Give settings of which each asks for less than those before, of what is open."""
     if config.recipe.unfreeze is None and any(name == "fine_tune" for name, _ in usual.stages):
         config = _with(config, "recipe", unfreeze=LESS_UNFROZEN)
         yield config
     if config.data.image_size is None and config.data.tiles.size is None:
-        for size in _smaller_sizes(usual, ram, config.recipe.image_sizes or 1):
-            yield _with(config, "data", image_size=size)
-
-
-def _smaller_sizes(usual: Measurement, ram: int, number: int) -> Sequence[Size]:
-    """List image sizes, falling: those that would fit if pixels took all memory, and the last.
-
-    Args:
-        usual: What was measured of the usual size.
-        ram: Bytes of memory that the run may take.
-        number: How many image sizes the last stage goes through, which small ones do not have.
-    """
-    *smaller, full = image_sizes(usual.image_size, _NUM_IMAGE_SIZES)
-    smaller = [size for size in smaller if len(image_sizes(size, number)) == number]
-    each = (usual.tries[0].peak_bytes - usual.base_bytes) / math.prod(full)
-    return [
-        size
-        for size in reversed(smaller)
-        if size == smaller[0] or usual.base_bytes + math.prod(size) * each <= ram
-    ]
+        number = config.recipe.image_sizes or 1
+        for size in reversed(image_sizes(usual.image_size, _NUM_IMAGE_SIZES)[:-1]):
+            if len(image_sizes(size, number)) == number:  # small ones do not have as many
+                yield _with(config, "data", image_size=size)
 
 
 def _with(config: RunConfig, section: str, **values: Any) -> RunConfig:
